@@ -1,0 +1,1 @@
+"""Pure decisions: `now` is an argument; no I/O, no clock, no randomness, no asyncio."""
