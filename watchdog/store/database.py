@@ -1,0 +1,93 @@
+"""One SQLite file: opening, migrating, transactions. Everything that must survive `kill -9` goes through here."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from watchdog.errors import StoreError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Database:
+    """A connection used from the event loop's thread only.
+
+    Statements take some tens of microseconds, so they run in line: a decision and its record cannot be torn apart by
+    another task. `synchronous=FULL`: a committed intent survives a power cut too, before its effect begins.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens and migrates `path`, making its directory. Raises StoreError with a hint if that cannot be."""
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+            self._connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
+            self._connection.row_factory = sqlite3.Row
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute("PRAGMA foreign_keys=ON")
+            self._migrate()
+        except (OSError, sqlite3.Error) as error:
+            hint = "check owner, free space and integrity; the file can be moved aside, which forgets all history"
+            raise StoreError(f"{path}: cannot be opened: {error}", hint=hint) from error
+
+    def close(self) -> None:
+        """Closes the connection; the file is complete at any time anyway."""
+        self._connection.close()
+
+    def query(self, statement: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """All rows of a SELECT. Raises StoreError."""
+        try:
+            return self._connection.execute(statement, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path}: cannot be read: {error}") from error
+
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """One writing statement, a transaction of its own unless one is open. Raises StoreError."""
+        if self._connection.in_transaction:
+            return self._run(statement, parameters)
+        with self.transaction():
+            return self._run(statement, parameters)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All statements inside become durable together or not at all; nested use joins the outer transaction."""
+        if self._connection.in_transaction:
+            yield
+            return
+        self._run("BEGIN IMMEDIATE", ())
+        try:
+            yield
+        except BaseException:
+            self._connection.rollback()
+            raise
+        self._commit()
+
+    def _commit(self) -> None:
+        self._run("COMMIT", ())
+
+    def _run(self, statement: str, parameters: Sequence[Any]) -> sqlite3.Cursor:
+        try:
+            return self._connection.execute(statement, parameters)
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path}: cannot be written: {error}", hint="is the disk full?") from error
+
+    def _migrate(self) -> None:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        files = sorted(MIGRATIONS.glob("[0-9]*.sql"))
+        newest = int(files[-1].name.split("_")[0])
+        if version > newest:
+            raise StoreError(
+                f"{self.path}: written by a newer proxywatch (schema {version}, this one knows {newest})",
+                hint="upgrade proxywatch, or restore the database from before the upgrade",
+                permanent=True,
+            )
+        for file in files:
+            number = int(file.name.split("_")[0])
+            if number > version:
+                script = f"BEGIN IMMEDIATE;\n{file.read_text()}\nPRAGMA user_version={number};\nCOMMIT;"
+                self._connection.executescript(script)

@@ -1,0 +1,163 @@
+"""YAML files read safely, with the line of every key, so that an error can say where it is.
+
+`load` parses; `validate` runs a pydantic model over the parsed data and turns the first problem into one
+`ConfigError`: file, line, key, what is wrong, what was expected, the nearest allowed name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from watchdog.errors import ConfigError
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One parsed file. `lines` maps the path of a key (`("probes", "web", "url")`) to its line, counted from 1."""
+
+    file: str
+    data: Any
+    lines: Mapping[Location, int]
+
+    def line(self, location: Iterable[str | int]) -> int | None:
+        """The line of the innermost part of `location` that the file really has."""
+        path = tuple(location)
+        while path:
+            if path in self.lines:
+                return self.lines[path]
+            path = path[:-1]
+        return self.lines.get(())
+
+
+def load(path: Path) -> Document:
+    """Reads one YAML document. Raises ConfigError for a missing, unreadable or malformed file and for double keys."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError("no such file", file=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"cannot be read: {reason}", file=str(path)) from error
+    return parse(text, str(path))
+
+
+def parse(text: str, file: str) -> Document:
+    """As `load`, from text; `file` is only used in messages. An empty document is an empty mapping."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines: dict[Location, int] = {}
+        if node is not None:
+            _walk(node, (), lines, file)
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else None
+        raise ConfigError(f"not valid YAML: {error.problem or error.context}", file=file, line=line) from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"not valid YAML: {error}", file=file) from error
+    return Document(file, {} if data is None else data, lines)
+
+
+def _walk(node: yaml.Node, path: Location, lines: dict[Location, int], file: str) -> None:
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name = str(key.value)
+            line = key.start_mark.line + 1
+            if name in seen:
+                raise ConfigError("this key stands twice in the same mapping", file=file, line=line, key=name)
+            seen.add(name)
+            lines[(*path, name)] = line
+            _walk(value, (*path, name), lines, file)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _walk(item, (*path, index), lines, file)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validate(model: type[M], document: Document, data: Any = None, at: Location = ()) -> M:
+    """`model` over the document, or over `data` that stands in it at `at`. Raises ConfigError for the first problem."""
+    return validate_as(TypeAdapter(model), document, document.data if data is None else data, at)
+
+
+def validate_as(adapter: TypeAdapter[M], document: Document, data: Any, at: Location = ()) -> M:
+    """As `validate`, for any type that pydantic understands, such as a discriminated union."""
+    try:
+        return adapter.validate_python(data)
+    except ValidationError as error:
+        raise _explain(error, document, data, at, _key_names(adapter)) from None
+
+
+def _key_names(adapter: TypeAdapter[M]) -> set[str]:
+    """Every key that some model of the adapter has, for suggestions."""
+    schema = adapter.json_schema()
+    parts = [schema, *schema.get("$defs", {}).values()]
+    return {name for part in parts for name in part.get("properties", {})}
+
+
+def _explain(error: ValidationError, document: Document, data: Any, at: Location, names: Iterable[str]) -> ConfigError:
+    # An unknown key explains a missing one far more often than the other way round, so it is told first.
+    problems = error.errors(include_url=False)
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    location = _real_location(problem["loc"], data)
+    key = ".".join(str(part) for part in (*at, *location))
+    line = document.line((*at, *location))
+    return ConfigError(_sentence(problem, location, names), file=document.file, line=line, key=key)
+
+
+def _real_location(loc: Location, data: Any) -> Location:
+    """Drops from pydantic's location the tags of discriminated unions, which the file does not have."""
+    real: list[str | int] = []
+    for part in loc:
+        if isinstance(data, Mapping):
+            if part in data:
+                data = data[part]
+            elif data.get("kind") == part:
+                continue
+            else:
+                data = None
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        elif part == "[key]":
+            continue
+        real.append(part)
+    return tuple(real)
+
+
+def _sentence(problem: ErrorDetails, location: Location, names: Iterable[str]) -> str:
+    context = problem.get("ctx", {})
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"unknown key{_nearest(str(location[-1]), names)}"
+        case "missing":
+            return "is required and missing"
+        case "union_tag_invalid":
+            allowed = [name.strip("'") for name in str(context.get("expected_tags", "")).split(", ")]
+            tag = str(context.get("tag", ""))
+            return f"unknown kind {tag!r}; expected one of {', '.join(allowed)}{_nearest(tag, allowed)}"
+        case "union_tag_not_found":
+            return "`kind` is required and missing"
+        case "value_error":
+            return str(context.get("error", problem["msg"]))
+        case _:
+            message = problem["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+            shown = repr(problem["input"])
+            return f"expected {message}, not {shown if len(shown) <= 60 else shown[:57] + '...'}"
+
+
+def _nearest(name: str, allowed: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(allowed), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
