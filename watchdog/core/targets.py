@@ -1,0 +1,66 @@
+"""What a repair touches, as one string: `worker:SERVICE/SLOT`, `service:NAME`, `provider:NAME`, `cache:SERVICE`, …
+
+Rules name it in the label `target`; incidents, budgets, locks and backoff are all kept by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "worker": ("service", "worker"),
+    "service": ("service",),
+    "provider": ("provider",),
+    "cache": ("service",),
+    "host": (),
+    "alert": ("alert",),
+}
+"""Kinds of target, and the labels that its name is made of. `alert` is for alerts whose rule names no target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A parsed target. `str()` gives the string back."""
+
+    kind: str
+    parts: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{'/'.join(self.parts)}" if self.parts else self.kind
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels that the name is made of, such as `{"service": "llm-proxy", "worker": "0"}`."""
+        return dict(zip(KINDS[self.kind], self.parts, strict=True))
+
+    @property
+    def remote(self) -> bool:
+        """Whether it stands outside this host, so that nothing local may be restarted for its sake."""
+        return self.kind == "provider"
+
+    @property
+    def parent(self) -> Target | None:
+        """What contains it: a repair of the parent makes one of the child pointless."""
+        return Target("service", self.parts[:1]) if self.kind in {"worker", "cache"} else None
+
+
+def parse_target(text: str) -> Target:
+    """Raises ValueError for an unknown kind, a missing part or an empty one: an empty selector is never «all»."""
+    kind, _, rest = text.partition(":")
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of target {kind!r} in {text!r}; expected one of {', '.join(KINDS)}")
+    wanted = KINDS[kind]
+    parts = tuple(rest.split("/", len(wanted) - 1)) if wanted else ()
+    if (not wanted and rest) or len(parts) != len(wanted) or not all(parts):
+        shape = kind + (":" + "/".join(name.upper() for name in wanted) if wanted else "")
+        raise ValueError(f"target {text!r} is incomplete; expected {shape}")
+    return Target(kind, parts)
+
+
+def target_of(labels: Mapping[str, str], fingerprint: str) -> Target:
+    """The target that an alert's rule named, else one of kind `alert` that stands for this alert alone."""
+    try:
+        return parse_target(labels.get("target", ""))
+    except ValueError:
+        return Target("alert", (f"{labels.get('alertname', 'unnamed')}-{fingerprint}",))

@@ -1,0 +1,222 @@
+"""The incident desk: takes alerts in, keeps each incident's state and story, and says what is to be told.
+
+Every change is one transaction: alert, incident, story and notice become durable together or not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from watchdog.clock import Clock
+from watchdog.core.incidents import (
+    Incident,
+    IncidentEvent,
+    alert_fired,
+    alert_resolved,
+    open_incident,
+    transition,
+)
+from watchdog.core.model import Alert, AlertChange, AlertEvent, IncidentState, TimelineEntry
+from watchdog.core.routing import Notice, NoticeKind, notice_key
+from watchdog.core.targets import target_of
+from watchdog.store.alerts import Alerts
+from watchdog.store.database import Database
+from watchdog.store.incidents import Incidents
+from watchdog.units import format_duration
+
+log = logging.getLogger("proxywatch.incident")
+
+STORY_IN_NOTICE = 12
+"""Lines of the story that a notice carries; the whole stays in the store."""
+
+
+class Desk:
+    """All unresolved incidents in memory, the same in the store. Used from the event loop's thread only."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        firing_alerts: Callable[[], Iterable[Alert]],
+        announce: Callable[[Notice], None],
+    ) -> None:
+        """`firing_alerts` gives the rule engine's view; `announce` takes a notice within the current transaction."""
+        self._database = database
+        self._clock = clock
+        self._firing_alerts = firing_alerts
+        self._announce = announce
+        self.incidents = Incidents(database)
+        self._alerts = Alerts(database)
+        self._open: dict[int, Incident] = {i.id: i for i in self.incidents.unresolved()}
+        self.busy: Callable[[int], bool] = lambda _incident: False
+        """Whether a run is under way for an incident; the runner sets it."""
+
+    @property
+    def unresolved(self) -> list[Incident]:
+        """Oldest first."""
+        return list(self._open.values())
+
+    def get(self, incident_id: int) -> Incident | None:
+        """An incident, resolved or not."""
+        return self._open.get(incident_id) or self.incidents.get(incident_id)
+
+    def take(self, events: Iterable[AlertEvent]) -> list[Incident]:
+        """Takes alert changes in; returns the incidents that something firing was added to."""
+        touched: dict[int, None] = {}
+        events = tuple(events)
+        with self._database.transaction():
+            self._alerts.apply(events)
+            for event in events:
+                if event.change is AlertChange.FIRING:
+                    touched[self._fired(event.alert)] = None
+                elif event.change is AlertChange.RESOLVED:
+                    self._cleared(event.alert)
+        return [self._open[identifier] for identifier in touched if identifier in self._open]
+
+    def missing(self, alerts: Iterable[Alert]) -> None:
+        """After a restart: drops from incidents what no longer fires, for its end was measured while we were away."""
+        firing = {alert.fingerprint for alert in alerts}
+        for incident in self.unresolved:
+            for fingerprint in incident.firing:
+                if fingerprint not in firing:
+                    with self._database.transaction():
+                        self._put(alert_resolved(incident, fingerprint))
+                        incident = self._open[incident.id]
+            self.settle(incident.id)
+
+    def move(self, incident_id: int, event: IncidentEvent, reason: str = "") -> Incident:
+        """One event over one incident."""
+        with self._database.transaction():
+            now = self._clock.now()
+            incident = transition(self._open[incident_id], event, now, reason)
+            if event is IncidentEvent.ESCALATED:
+                first = self._open[incident_id].escalated_at is None
+                self._put(incident)
+                self.tell(incident_id, "escalated", reason)
+                if first:
+                    self.announce(incident_id, NoticeKind.ESCALATED, reason)
+            else:
+                self._put(incident)
+        return self._open[incident_id]
+
+    def page(self, incident_id: int, reason: str) -> None:
+        """Tells a person what only a person can do, although the incident is being kept at bay; once an incident."""
+        with self._database.transaction():
+            self._put(replace(self._open[incident_id], escalated_at=self._clock.now(), reason=reason))
+            self.tell(incident_id, "person_needed", reason)
+            self.announce(incident_id, NoticeKind.ESCALATED, reason)
+
+    def settle(self, incident_id: int) -> None:
+        """Resolves the incident if nothing of it fires any more and no run is under way."""
+        incident = self._open.get(incident_id)
+        if incident is None or incident.firing or self.busy(incident_id):
+            return
+        with self._database.transaction():
+            incident = transition(incident, IncidentEvent.RECOVERED, self._clock.now())
+            self._put(incident)
+            how = "healed" if incident.healed else "over without a repair of ours"
+            seconds = incident.seconds_to_repair or 0.0
+            self.tell(incident.id, "resolved", f"{how}, {format_duration(seconds)} after it began")
+            kind = NoticeKind.HEALED if incident.healed else NoticeKind.RESOLVED
+            self._say(incident, kind, how)
+
+    def healed(self, incident_id: int) -> None:
+        """A run of ours verified."""
+        with self._database.transaction():
+            self._put(replace(self._open[incident_id], healed=True))
+
+    def acted(self, incident_id: int) -> None:
+        """An effect is about to begin."""
+        incident = self._open[incident_id]
+        if incident.acted_at is None:
+            self._put(replace(incident, acted_at=self._clock.now()))
+
+    def acknowledge(self, incident_id: int, who: str) -> Incident:
+        """A person has it. KeyError if it is resolved or unknown."""
+        incident = replace(self._open[incident_id], acknowledged_at=self._clock.now(), acknowledged_by=who)
+        with self._database.transaction():
+            self._put(incident)
+            self.tell(incident_id, "acknowledged", f"acknowledged by {who}")
+        return incident
+
+    def tell(self, incident_id: int | None, kind: str, text: str, data: Mapping[str, object] | None = None) -> None:
+        """Adds a line to the story and to the log."""
+        level = logging.WARNING if kind in {"opened", "escalated", "failed"} else logging.INFO
+        title = self._open[incident_id].key if incident_id in self._open else ""
+        log.log(level, "incident %s %s: %s: %s", incident_id, title, kind, text, extra={"incident": incident_id})
+        if incident_id is not None:
+            self.incidents.tell(incident_id, TimelineEntry(self._clock.now(), kind, text, data or {}))
+
+    def announce(self, incident_id: int, kind: NoticeKind, reason: str) -> None:
+        """Says something about an unresolved incident, in the current transaction or in one of its own."""
+        with self._database.transaction():
+            self._say(self._open[incident_id], kind, reason)
+
+    def _say(self, incident: Incident, kind: NoticeKind, reason: str) -> None:
+        told = incident.told + 1
+        if incident.id in self._open:
+            self._put(replace(incident, told=told))
+        else:
+            self.incidents.save(replace(incident, told=told))
+        story = [e for e in self.incidents.story(incident.id) if e.kind != "notice"]
+        self._announce(
+            Notice(
+                incident_id=incident.id,
+                kind=kind,
+                key=notice_key(incident.id, kind, told),
+                labels=incident.labels,
+                annotations=incident.annotations,
+                started_at=incident.started_at,
+                ended_at=incident.resolved_at,
+                alerts=tuple(a for a in self._firing_alerts() if a.fingerprint in incident.firing),
+                story=tuple(story[-STORY_IN_NOTICE:]),
+                reason=reason,
+                advice=_advice(incident, kind),
+            )
+        )
+
+    def _fired(self, alert: Alert) -> int:
+        now = self._clock.now()
+        key = str(target_of(alert.label, alert.fingerprint))
+        summary = alert.annotation.get("summary") or alert.label.get("alertname", "")
+        incident = next((i for i in self._open.values() if i.key == key), None)
+        if incident is None:
+            incident = self.incidents.save(open_incident(key, alert, now))
+            self._open[incident.id] = incident
+            took = format_duration(incident.seconds_to_detect)
+            self.tell(incident.id, "opened", f"{summary} (noticed after {took})", _evidence(alert))
+        elif alert.fingerprint not in incident.firing:
+            self._put(alert_fired(incident, alert, now))
+            self.tell(incident.id, "alert", summary, _evidence(alert))
+        return incident.id
+
+    def _cleared(self, alert: Alert) -> None:
+        incident = next((i for i in self._open.values() if alert.fingerprint in i.firing), None)
+        if incident is None:
+            return
+        self._put(alert_resolved(incident, alert.fingerprint))
+        self.tell(incident.id, "cleared", f"{alert.label.get('alertname', 'alert')} no longer fires")
+        self.settle(incident.id)
+
+    def _put(self, incident: Incident) -> None:
+        self.incidents.save(incident)
+        if incident.state is IncidentState.RESOLVED:
+            self._open.pop(incident.id, None)
+        else:
+            self._open[incident.id] = incident
+
+
+def _evidence(alert: Alert) -> dict[str, object]:
+    return {"value": alert.value, "labels": alert.label, "description": alert.annotation.get("description", "")}
+
+
+def _advice(incident: Incident, kind: NoticeKind) -> tuple[str, ...]:
+    if kind in {NoticeKind.RESOLVED, NoticeKind.HEALED}:
+        return ()
+    return (
+        f"proxywatch incident show {incident.id}   (the whole story and its evidence)",
+        f"proxywatch explain {incident.id}   (what may be done next, and what is refused and why)",
+        f"proxywatch incident ack {incident.id}   (stops the repetition of this message)",
+    )

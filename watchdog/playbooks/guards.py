@@ -1,0 +1,84 @@
+"""Gathers the facts that `core.policy` decides over: from the store, from the desk, from what was just measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from watchdog.clock import Clock
+from watchdog.core.policy import Decision, Facts, Limits, Wish, decide
+from watchdog.core.targets import parse_target
+from watchdog.errors import StoreError
+from watchdog.playbooks.desk import Desk
+from watchdog.playbooks.schema import Playbook
+from watchdog.store.facts import Facts as FactStore
+from watchdog.store.runs import Run, Runs
+
+DAY_SECONDS = 86400.0
+SYMPTOM = ("evidence", "symptom")
+"""The label pair of rules that see an effect (errors, latency), which a remote fault may cause as well as a local."""
+
+
+class Guards:
+    """May this run act now? Holds the lock of every target on which a run acts."""
+
+    def __init__(
+        self,
+        *,
+        desk: Desk,
+        runs: Runs,
+        facts: FactStore,
+        clock: Clock,
+        limits: Limits,
+        stopped_on_purpose: Callable[[], frozenset[str]],
+    ) -> None:
+        self._desk = desk
+        self._runs = runs
+        self._facts = facts
+        self._clock = clock
+        self.limits = limits
+        self._stopped_on_purpose = stopped_on_purpose
+        self._started_at = clock.now()
+        self._acting: dict[str, int] = {}
+
+    @property
+    def acting(self) -> Mapping[str, int]:
+        """Targets that a run is acting on now, with the run's id."""
+        return self._acting
+
+    def ask(self, wish: Wish, playbook: Playbook, incident_id: int | None) -> Decision:
+        """The decision of all guards. Whatever cannot be read counts as «not safe»."""
+        limits = self.limits if playbook.budget is None else replace(self.limits, budget=playbook.budget)
+        return decide(wish, self._gather(incident_id), limits, self._clock.now())
+
+    def lock(self, run: Run) -> None:
+        """From now on this run acts on its target."""
+        self._acting[run.target] = run.id
+
+    def unlock(self, run: Run) -> None:
+        """The run acts no longer; harmless if it did not."""
+        if self._acting.get(run.target) == run.id:
+            del self._acting[run.target]
+
+    def _gather(self, incident_id: int | None) -> Facts:
+        now = self._clock.now()
+        try:
+            return Facts(
+                started_at=self._started_at,
+                pauses=self._facts.pauses(now),
+                effects=self._runs.past_effects(now - DAY_SECONDS),
+                troubles=self._desk.incidents.troubles(now - DAY_SECONDS),
+                running=dict(self._acting),
+                open_targets=frozenset(i.key for i in self._desk.unresolved),
+                stopped_on_purpose=self._stopped_on_purpose(),
+                only_remote_faults=self._only_remote(incident_id),
+            )
+        except StoreError:
+            return Facts(started_at=self._started_at, readable=False)
+
+    def _only_remote(self, incident_id: int | None) -> bool:
+        """A provider is in trouble, and this incident shows only symptoms that the provider explains."""
+        incident = self._desk.get(incident_id) if incident_id is not None else None
+        if incident is None or SYMPTOM not in incident.labels:
+            return False
+        return any(parse_target(other.key).remote for other in self._desk.unresolved)

@@ -1,0 +1,330 @@
+"""Runs playbooks: evidence, rung by rung permission, effect and verification; goes on correctly after `kill -9`.
+
+What a run has done is read back from the store at every step, so that going on after a crash is the same code as
+going on without one: an attempt whose effects are recorded is not performed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from watchdog.actions import Action, ActionContext, ActionSettings, actions
+from watchdog.clock import Clock
+from watchdog.core.incidents import Incident, IncidentEvent
+from watchdog.core.ladder import Attempt, Exhausted, Finished, RungLimit, RungOutcome, next_move
+from watchdog.core.model import IncidentState, Outcome
+from watchdog.core.policy import Decision, Denial, Wish
+from watchdog.core.targets import parse_target
+from watchdog.errors import ProxywatchError, StoreError
+from watchdog.playbooks.bell import Bell
+from watchdog.playbooks.desk import Desk
+from watchdog.playbooks.evidence import Evidence
+from watchdog.playbooks.guards import Guards
+from watchdog.playbooks.schema import Playbook, Rung, fill
+from watchdog.playbooks.verification import Verifier
+from watchdog.store.runs import Effect, Run, Runs
+from watchdog.units import format_duration
+
+log = logging.getLogger("proxywatch.playbook")
+
+RECONSIDER_SECONDS = 5.0
+"""How often a waiting run asks the guards again when nothing wakes it earlier."""
+
+
+class Runner:
+    """One task a run; at most one run an incident."""
+
+    def __init__(
+        self,
+        *,
+        desk: Desk,
+        runs: Runs,
+        guards: Guards,
+        verifier: Verifier,
+        evidence: Evidence,
+        context: Callable[[str, Mapping[str, str]], ActionContext],
+        clock: Clock,
+        bell: Bell,
+    ) -> None:
+        """`context(target, labels)` gives an action what it may touch."""
+        self._desk = desk
+        self._runs = runs
+        self.guards = guards
+        self._verifier = verifier
+        self._evidence = evidence
+        self._context = context
+        self._clock = clock
+        self._bell = bell
+        self.playbooks: Mapping[str, Playbook] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._incidents: dict[int, int] = {}
+        self._waiting: dict[int, Decision] = {}
+        desk.busy = lambda incident_id: incident_id in self._incidents
+
+    def waiting(self, run_id: int) -> Decision | None:
+        """The refusals that a run waits for now; None if it does not wait."""
+        return self._waiting.get(run_id)
+
+    def run_of(self, incident_id: int) -> int | None:
+        """The run under way for an incident."""
+        return self._incidents.get(incident_id)
+
+    def playbook_for(self, incident: Incident) -> Playbook | None:
+        """The first playbook (by name) that answers the incident."""
+        kind = parse_target(incident.key).kind
+        for name in sorted(self.playbooks):
+            playbook = self.playbooks[name]
+            for alertname in incident.alertnames:
+                if playbook.answers({**dict(incident.labels), "alertname": alertname}, kind):
+                    return playbook
+        return None
+
+    def begin(self, incident: Incident | None, playbook: Playbook, target: str, trigger: str = "alert") -> Run:
+        """Starts a run in a task of its own."""
+        labels = dict(incident.labels) if incident else {}
+        labels.update(parse_target(target).labels)
+        incident_id = incident.id if incident else None
+        run = self._runs.begin(
+            incident_id=incident_id,
+            playbook=playbook.name,
+            target=target,
+            trigger=trigger,
+            labels=labels,
+            now=self._clock.now(),
+        )
+        if incident_id is not None:
+            self._incidents[incident_id] = run.id
+            self._desk.move(incident_id, IncidentEvent.RUN_STARTED)
+        self._desk.tell(incident_id, "run", f"playbook {playbook.name} begins (run {run.id}, by {trigger})")
+        self._spawn(run, playbook)
+        return run
+
+    async def resume(self) -> None:
+        """After a start: looks at the world for every effect that was left open, then lets each run go on."""
+        for run in self._runs.unended():
+            for effect in self._runs.effects_of(run.id):
+                if effect.outcome is None:
+                    await self._reconcile(run, effect)
+            playbook = self.playbooks.get(run.playbook)
+            if playbook is None:
+                self._desk.tell(run.incident_id, "cancelled", f"playbook {run.playbook} is no longer there")
+                self._runs.end(run, "cancelled", self._clock.now())
+                continue
+            if run.incident_id is not None:
+                self._incidents[run.incident_id] = run.id
+            self._desk.tell(run.incident_id, "resumed", f"run {run.id} goes on after a restart of proxywatch")
+            self._spawn(run, playbook)
+
+    async def stop(self) -> None:
+        """Ends the tasks; the runs stay as they are in the store and go on at the next start."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def finished(self, run_id: int) -> None:
+        """Waits for a run's end."""
+        task = self._tasks.get(run_id)
+        if task is not None:
+            await asyncio.wait([task])
+
+    def _spawn(self, run: Run, playbook: Playbook) -> None:
+        task = asyncio.create_task(self._guarded(run, playbook), name=f"run-{run.id}")
+        self._tasks[run.id] = task
+        task.add_done_callback(lambda _task: self._tasks.pop(run.id, None))
+
+    async def _guarded(self, run: Run, playbook: Playbook) -> None:
+        try:
+            await self._drive(run, playbook)
+        except StoreError as error:
+            # Without a memory nothing is safe: the run stops where it is and is reconciled when the store is back.
+            log.critical("run %s stops: %s", run.id, error)
+        except Exception:
+            log.exception("run %s of %s failed by a bug of ours; a person is told", run.id, playbook.name)
+            self._escalate(run, "exhausted", "proxywatch itself failed while running the playbook; see its log")
+        finally:
+            self.guards.unlock(run)
+            self._waiting.pop(run.id, None)
+            if run.incident_id is not None and self._incidents.get(run.incident_id) == run.id:
+                del self._incidents[run.incident_id]
+            if run.incident_id is not None:
+                with contextlib.suppress(StoreError):
+                    self._desk.settle(run.incident_id)
+            self._bell.ring()
+
+    async def _drive(self, run: Run, playbook: Playbook) -> None:
+        await self._evidence.collect(run, playbook)
+        limits = [RungLimit(rung.rung, rung.attempts) for rung in playbook.ladder]
+        while True:
+            move = next_move(limits, run.attempts)
+            if isinstance(move, Finished):
+                self._succeed(run, playbook, move.rung)
+                return
+            if isinstance(move, Exhausted):
+                refused = run.attempts and run.attempts[-1].outcome is RungOutcome.REFUSED
+                self._escalate(run, "refused" if refused else "exhausted", move.reason)
+                return
+            rung = playbook.ladder[move.index]
+            outcome, note = await self._attempt(run, playbook, rung, move.attempt)
+            self.guards.unlock(run)
+            run = self._runs.attempted(run, Attempt(rung.rung, outcome, note))
+            self._desk.tell(run.incident_id, f"rung_{outcome}", f"rung {rung.rung}: {outcome}" + (f": {note}" if note else ""))
+            if outcome is RungOutcome.FAILED:
+                self._move(run, IncidentEvent.RUNG_FAILED)
+
+    async def _attempt(self, run: Run, playbook: Playbook, rung: Rung, attempt: int) -> tuple[RungOutcome, str]:
+        effects = [e for e in self._runs.effects_of(run.id) if (e.rung, e.attempt) == (rung.rung, attempt)]
+        done = {e.step: e for e in effects if e.outcome is not Outcome.NOT_DONE}
+        if not done and rung.when and not self._verifier.holds(fill(rung.when, run.labels)):
+            return RungOutcome.SKIPPED, f"there is nothing for it to do: {rung.when}"
+        if rung.steps and not done:
+            if run.trigger == "alert" and self._verifier.healthy(run, playbook, rung):
+                return await self._watch(run, playbook, rung, "well again before anything had to be done")
+            denial = await self._permission(run, playbook, rung)
+            if denial is not None:
+                return RungOutcome.REFUSED, denial.text
+        self.guards.lock(run)
+        for index, step in enumerate(rung.steps):
+            effect = done.get(index)
+            outcome, note = (effect.outcome, effect.note) if effect else await self._perform(run, rung, attempt, index, step)
+            if outcome is Outcome.FAILED:
+                stop = step.on_failure == "stop"
+                return (RungOutcome.STOPPED if stop else RungOutcome.FAILED), f"{_kind(step)}: {note}"
+        self._move(run, IncidentEvent.ACTED)
+        return await self._watch(run, playbook, rung, "")
+
+    async def _watch(self, run: Run, playbook: Playbook, rung: Rung, note: str) -> tuple[RungOutcome, str]:
+        verified, seen = await self._verifier.verify(run, playbook, rung)
+        if verified:
+            return RungOutcome.VERIFIED, note or seen
+        return RungOutcome.FAILED, seen
+
+    async def _permission(self, run: Run, playbook: Playbook, rung: Rung) -> Denial | None:
+        """Waits until the guards allow the rung: None. Otherwise the refusal that is not worth waiting for."""
+        began = self._clock.now()
+        shown: tuple[str, ...] = ()
+        while True:
+            decision = self.guards.ask(self.wish(run, playbook, rung), playbook, run.incident_id)
+            if decision.allowed:
+                self._waiting.pop(run.id, None)
+                return None
+            self._waiting[run.id] = decision
+            reasons = tuple(d.reason for d in decision.denials)
+            if reasons != shown:
+                shown = reasons
+                text = "; ".join(d.text for d in decision.denials)
+                until = decision.until
+                wait = f" (until {format_duration(until - self._clock.now())} from now)" if until else ""
+                self._desk.tell(run.incident_id, "refused", f"rung {rung.rung} may not act yet: {text}{wait}", {"reasons": reasons})
+            if decision.final is not None:
+                return decision.final
+            now = self._clock.now()
+            if now >= began + playbook.wait_at_most:
+                return Denial(decision.denials[0].reason, f"waited {format_duration(now - began)} in vain: {decision.denials[0].text}")
+            pause = min(RECONSIDER_SECONDS, began + playbook.wait_at_most - now)
+            if decision.until is not None:
+                pause = min(pause, decision.until - now)
+            await self._bell.wait(max(0.02, pause))
+
+    def wish(self, run: Run, playbook: Playbook, rung: Rung) -> Wish:
+        """What the rung would like to do, as the guards see it."""
+        target = parse_target(run.target)
+        context = self._context(run.target, run.labels)
+        disruptive = any(_build(step, context).disruptive for step in rung.steps)
+        return Wish(
+            playbook=playbook.name,
+            target=target,
+            disruptive=disruptive,
+            service=target.labels.get("service", ""),
+            autonomy=playbook.autonomy,
+            by_person=run.trigger != "alert",
+            run_id=run.id,
+        )
+
+    async def _perform(
+        self, run: Run, rung: Rung, attempt: int, index: int, step: ActionSettings
+    ) -> tuple[Outcome, str]:
+        action = _build(step, self._context(run.target, run.labels))
+        try:
+            survey = await action.survey()
+        except ProxywatchError as error:
+            self._desk.tell(run.incident_id, "failed", f"{_kind(step)}: cannot survey: {error}")
+            return Outcome.FAILED, str(error)
+        effect = self._runs.intend(
+            run,
+            rung=rung.rung,
+            attempt=attempt,
+            step=index,
+            action=_kind(step),
+            arguments=step.model_dump(mode="json"),
+            survey=survey,
+            disruptive=action.disruptive,
+            now=self._clock.now(),
+        )
+        if run.incident_id is not None:
+            self._desk.acted(run.incident_id)
+        self._desk.tell(run.incident_id, "intent", action.describe(), {"key": effect.key, "survey": dict(survey)})
+        try:
+            async with asyncio.timeout(step.timeout):
+                note = await action.perform(survey)
+            outcome = Outcome.DONE
+        except TimeoutError:
+            outcome, note = Outcome.FAILED, f"not done after {format_duration(step.timeout)}"
+        except ProxywatchError as error:
+            outcome, note = Outcome.FAILED, str(error)
+        self._runs.conclude(effect, outcome, note, self._clock.now())
+        self._desk.tell(run.incident_id, str(outcome), note, {"key": effect.key})
+        return outcome, note
+
+    async def _reconcile(self, run: Run, effect: Effect) -> None:
+        """Looks at the world for an effect whose end nobody wrote down."""
+        try:
+            settings = actions.kinds[effect.action].model_construct(**effect.arguments)
+            action: Action = actions.implementation(effect.action)(settings, self._context(run.target, run.labels))
+            async with asyncio.timeout(15):
+                sighting = await action.observe(effect.survey)
+            outcome, note = sighting.outcome, sighting.note
+        except (ProxywatchError, TimeoutError, KeyError, ValueError) as error:
+            outcome, note = Outcome.UNKNOWN, f"cannot tell: {error}"
+        self._runs.conclude(effect, outcome, f"reconciled: {note}", self._clock.now())
+        self._desk.tell(run.incident_id, "reconciled", f"{effect.action}: {outcome}: {note}", {"key": effect.key})
+
+    def _succeed(self, run: Run, playbook: Playbook, rung: str) -> None:
+        incident = self._desk.get(run.incident_id) if run.incident_id is not None else None
+        firing = incident is not None and bool(incident.firing)
+        self._runs.end(run, "mitigated" if firing else "verified", self._clock.now())
+        self._desk.tell(run.incident_id, "verified", f"playbook {playbook.name}: rung {rung} verified")
+        if run.incident_id is None or incident is None:
+            return
+        if firing:
+            self._move(run, IncidentEvent.ACTED)
+            self._move(run, IncidentEvent.MITIGATED, "users are served; waiting for the cause to end")
+            for need in playbook.needs_person:
+                if incident.escalated_at is None and self._verifier.holds(fill(need.when, run.labels)):
+                    self._desk.page(incident.id, need.text)
+        else:
+            self._desk.healed(run.incident_id)
+
+    def _escalate(self, run: Run, state: str, reason: str) -> None:
+        self._runs.end(run, state, self._clock.now())
+        if run.incident_id is None:
+            self._desk.tell(None, "failed", f"run {run.id} of {run.playbook}: {reason}")
+        else:
+            self._move(run, IncidentEvent.ESCALATED, reason)
+
+    def _move(self, run: Run, event: IncidentEvent, reason: str = "") -> None:
+        incident = self._desk.get(run.incident_id) if run.incident_id is not None else None
+        if incident is not None and incident.state is not IncidentState.RESOLVED:
+            self._desk.move(incident.id, event, reason)
+
+
+def _build(step: ActionSettings, context: ActionContext) -> Action:
+    return actions.implementation(_kind(step))(step, context)
+
+
+def _kind(step: ActionSettings) -> str:
+    return str(step.model_dump(include={"kind"})["kind"])

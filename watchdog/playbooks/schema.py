@@ -1,0 +1,172 @@
+"""A playbook file: which alerts it answers, how far it may go, and its ladder of rungs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, create_model, model_validator
+
+import watchdog.actions
+from watchdog.actions import ActionSettings, actions
+from watchdog.core.policy import Window
+from watchdog.core.routing import Matcher, parse_matchers
+from watchdog.core.targets import KINDS
+from watchdog.errors import ConfigError, QueryError, TemplateError
+from watchdog.metrics.promql import parse
+from watchdog.metrics.templates import render
+from watchdog.playbooks.evidence import COLLECTORS
+from watchdog.registry import Duration, Settings
+from watchdog.units import parse_duration
+from watchdog.yamlfile import load, validate_as
+
+
+def _matchers(value: object) -> object:
+    """`alertname=~"A|B", severity="critical"` → matchers. None at all would mean «every alert» and is refused."""
+    found = parse_matchers(value) if isinstance(value, str) else ()
+    if not found:
+        raise ValueError(f'expected matchers such as alertname="WorkerDown", not {value!r}')
+    return found
+
+
+Matchers = Annotated[tuple[Matcher, ...], BeforeValidator(_matchers)]
+
+
+def _windows(value: object) -> object:
+    """`{1h: 3, 24h: 6}` → windows, shortest first."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a mapping such as {{1h: 3, 24h: 6}}, not {value!r}")
+    for count in value.values():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise ValueError(f"expected a whole number of effects, not {count!r}")
+    return tuple(sorted((Window(parse_duration(key), count) for key, count in value.items()), key=lambda w: w.seconds))
+
+
+Budget = Annotated[tuple[Window, ...], BeforeValidator(_windows)]
+
+
+class Verification(Settings):
+    """What must hold after a rung: `expr` gives at least one series, and none of the incident's alerts fires
+    (unless the playbook only mitigates), for `hold`, reached before `within`, looked at only after `settle`."""
+
+    expr: str = ""
+    settle: Duration = 0.0
+    hold: Duration = 2.0
+    within: Duration = 30.0
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Verification:
+        if self.within < self.settle + self.hold:
+            raise ValueError("`within` is shorter than `settle` and `hold` together, so it could never verify")
+        return self
+
+
+class Rung(Settings):
+    """One step up the ladder. Without `steps` it only waits: somebody else (a supervisor) may repair by itself."""
+
+    rung: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    description: str = ""
+    when: str = ""
+    """PromQL; the rung is skipped when it gives no series. Empty: always."""
+    attempts: int = Field(1, ge=1, le=10)
+    steps: tuple[ActionSettings, ...] = ()
+    verify: Verification = Verification()
+
+
+class PersonNeeded(Settings):
+    """What only a person can do: told once although the playbook verified, if `when` gives a series then."""
+
+    when: str
+    text: str
+
+
+class Playbook(Settings):
+    """The whole file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    description: str = ""
+    on: tuple[Matchers, ...] = Field(min_length=1)
+    """Any of these, each in Alertmanager's matcher syntax; within one all its matchers must match."""
+    targets: tuple[str, ...] = Field(min_length=1)
+    """Kinds of target that it knows how to repair."""
+    autonomy: Literal["observe", "dry_run", "auto"] = "auto"
+    mitigates: bool = False
+    """Its success is that users are served although the alert goes on, as with a provider's outage."""
+    budget: Budget | None = None
+    wait_at_most: Duration = 900.0
+    """How long a run may wait for guards before a person is told."""
+    evidence: tuple[str, ...] = ()
+    ladder: tuple[Rung, ...] = Field(min_length=1)
+    needs_person: tuple[PersonNeeded, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Playbook:
+        names = [rung.rung for rung in self.ladder]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two rungs have the same name: {', '.join(names)}")
+        for kind in self.targets:
+            if kind not in KINDS:
+                raise ValueError(f"unknown kind of target {kind!r}; expected some of {', '.join(KINDS)}")
+        for collector in self.evidence:
+            if collector not in COLLECTORS:
+                raise ValueError(f"unknown evidence {collector!r}; expected some of {', '.join(sorted(COLLECTORS))}")
+        return self
+
+    def answers(self, labels: Mapping[str, str], target_kind: str) -> bool:
+        """Whether it is meant for an alert with these labels and this kind of target."""
+        known = dict(labels)
+        return target_kind in self.targets and any(all(m.matches(known) for m in matchers) for matchers in self.on)
+
+
+@cache
+def playbook_model() -> type[Playbook]:
+    """The model with the union of all registered actions as its steps."""
+    actions.discover(watchdog.actions)
+    steps: Any = tuple[actions.union(), ...]
+    rung = create_model("Rung", __base__=Rung, steps=(steps, ()))
+    ladder: Any = tuple[rung, ...]  # type: ignore[valid-type]
+    return create_model("Playbook", __base__=Playbook, ladder=(ladder, Field(min_length=1)))
+
+
+def load_playbooks(files: Iterable[Path]) -> dict[str, Playbook]:
+    """All playbooks by name. Raises ConfigError: file, line, key, what was expected."""
+    adapter = TypeAdapter(playbook_model())
+    found: dict[str, Playbook] = {}
+    for file in files:
+        document = load(file)
+        playbook = validate_as(adapter, document, document.data)
+        if playbook.name in found:
+            line = document.line(("name",))
+            raise ConfigError(f"playbook {playbook.name!r} is defined twice", file=str(file), line=line, key="name")
+        for path, expression in _expressions(playbook):
+            try:
+                check_expression(expression)
+            except (QueryError, TemplateError) as error:
+                where = ".".join(map(str, path))
+                raise ConfigError(str(error), file=str(file), line=document.line(path), key=where) from None
+        found[playbook.name] = playbook
+    return found
+
+
+def _expressions(playbook: Playbook) -> Iterable[tuple[tuple[str | int, ...], str]]:
+    for index, rung in enumerate(playbook.ladder):
+        yield ("ladder", index, "when"), rung.when
+        yield ("ladder", index, "verify", "expr"), rung.verify.expr
+    for index, need in enumerate(playbook.needs_person):
+        yield ("needs_person", index, "when"), need.when
+
+
+def check_expression(expression: str) -> None:
+    """Raises QueryError or TemplateError unless the expression, with its labels filled in, is PromQL that we have."""
+    if expression:
+        parse(fill(expression, {}))
+
+
+def fill(expression: str, labels: Mapping[str, str]) -> str:
+    """The expression with `{{ $labels.x }}` replaced; values are escaped for a PromQL string."""
+    escaped = {name: value.replace("\\", "\\\\").replace('"', '\\"') for name, value in labels.items()}
+    return render(expression, escaped, 0.0)

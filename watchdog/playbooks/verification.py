@@ -1,0 +1,66 @@
+"""Whether a repair worked: what must hold, held for a time, by what the probes measure afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from watchdog.clock import Clock
+from watchdog.errors import QueryError
+from watchdog.playbooks.bell import Bell
+from watchdog.playbooks.desk import Desk
+from watchdog.playbooks.schema import Playbook, Rung, fill
+from watchdog.store.runs import Run
+from watchdog.units import format_duration
+
+
+class Verifier:
+    """Looks again at each new measurement; never asks the action what it thinks it achieved."""
+
+    def __init__(self, query: Callable[[str], bool], desk: Desk, clock: Clock, bell: Bell) -> None:
+        """`query` says whether a PromQL expression gives at least one series now; `bell` rings on new measurements."""
+        self._query = query
+        self._desk = desk
+        self._clock = clock
+        self._bell = bell
+
+    def holds(self, expression: str) -> bool:
+        """Whether the expression gives at least one series; one that cannot be evaluated holds not."""
+        try:
+            return self._query(expression)
+        except QueryError:
+            return False
+
+    def healthy(self, run: Run, playbook: Playbook, rung: Rung) -> bool:
+        """What the rung wants to reach, at this instant."""
+        return self._missing(run, playbook, rung) == ""
+
+    async def verify(self, run: Run, playbook: Playbook, rung: Rung) -> tuple[bool, str]:
+        """Watches until it has held for `hold`: True; or `within` is over: False. With what was seen."""
+        wanted = rung.verify
+        began = self._clock.now()
+        held_since: float | None = None
+        while True:
+            now = self._clock.now()
+            missing = self._missing(run, playbook, rung)
+            if missing or now < began + wanted.settle:
+                held_since = None
+            elif held_since is None:
+                held_since = now
+            if held_since is not None and now >= held_since + wanted.hold:
+                return True, f"held for {format_duration(now - held_since)}, {format_duration(now - began)} after the act"
+            if now >= began + wanted.within:
+                return False, f"not well within {format_duration(wanted.within)}: {missing or 'it did not hold long enough'}"
+            ends = [began + wanted.within]
+            if held_since is not None:
+                ends.append(held_since + wanted.hold)
+            await self._bell.wait(max(0.005, min(ends) - now))
+
+    def _missing(self, run: Run, playbook: Playbook, rung: Rung) -> str:
+        """What still lacks, in words; empty if nothing does."""
+        incident = self._desk.get(run.incident_id) if run.incident_id is not None else None
+        if incident is not None and incident.firing and not playbook.mitigates:
+            return f"{len(incident.firing)} alert(s) of {', '.join(incident.alertnames)} still fire"
+        expression = fill(rung.verify.expr, run.labels)
+        if expression and not self.holds(expression):
+            return f"{expression} does not hold"
+        return ""

@@ -1,0 +1,102 @@
+"""Incidents and their timelines on disk."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from watchdog.core.incidents import Incident
+from watchdog.core.model import IncidentState, Labels, TimelineEntry
+from watchdog.core.policy import Trouble
+from watchdog.store.database import Database
+
+
+class Incidents:
+    """One row an incident, one row a line of its story. The caller's transaction joins what belongs together."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def save(self, incident: Incident) -> Incident:
+        """Inserts (id 0) or updates; returns it with its id."""
+        body = json.dumps(asdict(incident), separators=(",", ":"))
+        row = (incident.key, incident.state, body, incident.opened_at, incident.resolved_at)
+        if incident.id == 0:
+            statement = "INSERT INTO incidents (key, state, body, opened_at, resolved_at) VALUES (?, ?, ?, ?, ?)"
+            identifier = self._database.execute(statement, row).lastrowid
+            assert identifier is not None
+            return replace(incident, id=identifier)
+        statement = "UPDATE incidents SET key = ?, state = ?, body = ?, opened_at = ?, resolved_at = ? WHERE id = ?"
+        self._database.execute(statement, (*row, incident.id))
+        return incident
+
+    def get(self, identifier: int) -> Incident | None:
+        """One incident; None if there is none with this id."""
+        rows = self._database.query("SELECT id, body FROM incidents WHERE id = ?", (identifier,))
+        return _incident(rows[0]) if rows else None
+
+    def unresolved(self) -> list[Incident]:
+        """Those that are not over, oldest first."""
+        return [
+            _incident(row)
+            for row in self._database.query("SELECT id, body FROM incidents WHERE resolved_at IS NULL ORDER BY id")
+        ]
+
+    def latest(self, limit: int = 50) -> list[Incident]:
+        """The newest first."""
+        rows = self._database.query("SELECT id, body FROM incidents ORDER BY id DESC LIMIT ?", (limit,))
+        return [_incident(row) for row in rows]
+
+    def troubles(self, since: float) -> dict[str, tuple[Trouble, ...]]:
+        """By target: when it was unhealthy, as far as that reaches past `since`."""
+        rows = self._database.query(
+            "SELECT key, opened_at, resolved_at FROM incidents WHERE resolved_at IS NULL OR resolved_at >= ?"
+            " ORDER BY opened_at",
+            (since,),
+        )
+        found: dict[str, tuple[Trouble, ...]] = {}
+        for row in rows:
+            trouble = Trouble(row["opened_at"], row["resolved_at"])
+            found[row["key"]] = (*found.get(row["key"], ()), trouble)
+        return found
+
+    def tell(self, incident_id: int, entry: TimelineEntry) -> None:
+        """Adds one line to an incident's story."""
+        self._database.execute(
+            "INSERT INTO timeline (incident_id, at, kind, text, data) VALUES (?, ?, ?, ?, ?)",
+            (incident_id, entry.at, entry.kind, entry.text, json.dumps(entry.data, default=str)),
+        )
+
+    def story(self, incident_id: int) -> list[TimelineEntry]:
+        """All lines of an incident's story, oldest first."""
+        rows = self._database.query(
+            "SELECT at, kind, text, data FROM timeline WHERE incident_id = ? ORDER BY id", (incident_id,)
+        )
+        return [TimelineEntry(row["at"], row["kind"], row["text"], json.loads(row["data"])) for row in rows]
+
+    def prune(self, before: float) -> int:
+        """Forgets incidents resolved before `before`, with their stories and runs; returns how many."""
+        statement = "DELETE FROM incidents WHERE resolved_at IS NOT NULL AND resolved_at < ?"
+        return self._database.execute(statement, (before,)).rowcount
+
+
+def _incident(row: sqlite3.Row) -> Incident:
+    body: dict[str, Any] = json.loads(row["body"])
+    body.update(
+        id=row["id"],
+        state=IncidentState(body["state"]),
+        labels=pairs(body["labels"]),
+        annotations=pairs(body["annotations"]),
+        firing=tuple(body["firing"]),
+        alertnames=tuple(body["alertnames"]),
+    )
+    return Incident(**body)
+
+
+def pairs(value: list[list[str]] | Mapping[str, str]) -> Labels:
+    """Labels as JSON gives them back."""
+    items = value.items() if isinstance(value, Mapping) else value
+    return tuple((name, text) for name, text in items)

@@ -1,0 +1,207 @@
+"""Runs of playbooks and their effects: written as intended before, as done after, found again after a crash."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from watchdog.core.ladder import Attempt, RungOutcome
+from watchdog.core.model import Outcome
+from watchdog.core.policy import PastEffect
+from watchdog.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run as the store knows it. `state`: running, verified, mitigated, exhausted, refused, cancelled."""
+
+    id: int
+    incident_id: int | None
+    playbook: str
+    target: str
+    trigger: str
+    state: str
+    labels: Mapping[str, str]
+    attempts: tuple[Attempt, ...]
+    started_at: float
+    ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One effect. `outcome` None: intended, and nobody has written yet how it ended."""
+
+    id: int
+    run_id: int
+    key: str
+    playbook: str
+    target: str
+    rung: str
+    attempt: int
+    step: int
+    action: str
+    arguments: Mapping[str, Any]
+    survey: Mapping[str, Any]
+    disruptive: bool
+    intended_at: float
+    outcome: Outcome | None
+    note: str
+    ended_at: float | None
+
+
+class Runs:
+    """One repository for runs and effects, which are always written together."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin(
+        self,
+        *,
+        incident_id: int | None,
+        playbook: str,
+        target: str,
+        trigger: str,
+        labels: Mapping[str, str],
+        now: float,
+    ) -> Run:
+        """A new run, under way from now."""
+        position = json.dumps({"labels": dict(labels), "attempts": []})
+        cursor = self._database.execute(
+            "INSERT INTO runs (incident_id, playbook, target, trigger, state, position, started_at)"
+            " VALUES (?, ?, ?, ?, 'running', ?, ?)",
+            (incident_id, playbook, target, trigger, position, now),
+        )
+        found = self.get(cursor.lastrowid or 0)
+        assert found is not None
+        return found
+
+    def attempted(self, run: Run, attempt: Attempt) -> Run:
+        """Adds an ended attempt; returns the run with it."""
+        attempts = [{"rung": a.rung, "outcome": a.outcome, "note": a.note} for a in (*run.attempts, attempt)]
+        position = json.dumps({"labels": dict(run.labels), "attempts": attempts})
+        self._database.execute("UPDATE runs SET position = ? WHERE id = ?", (position, run.id))
+        found = self.get(run.id)
+        assert found is not None
+        return found
+
+    def end(self, run: Run, state: str, now: float) -> None:
+        """The run is over."""
+        self._database.execute("UPDATE runs SET state = ?, ended_at = ? WHERE id = ?", (state, now, run.id))
+
+    def get(self, identifier: int) -> Run | None:
+        """One run; None if there is none with this id."""
+        rows = self._database.query("SELECT * FROM runs WHERE id = ?", (identifier,))
+        return _run(rows[0]) if rows else None
+
+    def unended(self) -> list[Run]:
+        """Those that a crash or a stop left under way, oldest first."""
+        return [_run(row) for row in self._database.query("SELECT * FROM runs WHERE ended_at IS NULL ORDER BY id")]
+
+    def of_incident(self, incident_id: int) -> list[Run]:
+        """All runs of one incident, oldest first."""
+        rows = self._database.query("SELECT * FROM runs WHERE incident_id = ? ORDER BY id", (incident_id,))
+        return [_run(row) for row in rows]
+
+    def intend(
+        self,
+        run: Run,
+        *,
+        rung: str,
+        attempt: int,
+        step: int,
+        action: str,
+        arguments: Mapping[str, Any],
+        survey: Mapping[str, Any],
+        disruptive: bool,
+        now: float,
+    ) -> Effect:
+        """Writes that an effect is about to be tried. Its key is unique, so that the same one is never begun twice."""
+        again = self._database.query(
+            "SELECT count(*) AS n FROM effects WHERE run_id = ? AND rung = ? AND step = ?", (run.id, rung, step)
+        )[0]["n"]
+        key = f"{run.id}/{rung}/{attempt}/{step}/{again}"
+        details = {"arguments": dict(arguments), "attempt": attempt, "disruptive": disruptive}
+        cursor = self._database.execute(
+            "INSERT INTO effects (run_id, key, playbook, target, rung, step, action, arguments, survey, intended_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                run.id,
+                key,
+                run.playbook,
+                run.target,
+                rung,
+                step,
+                action,
+                json.dumps(details, default=str),
+                json.dumps(survey),
+                now,
+            ),
+        )
+        return _effect(self._database.query("SELECT * FROM effects WHERE id = ?", (cursor.lastrowid,))[0])
+
+    def conclude(self, effect: Effect, outcome: Outcome, note: str, now: float) -> None:
+        """Writes how an effect ended; an ended one stays as it was."""
+        self._database.execute(
+            "UPDATE effects SET outcome = ?, note = ?, ended_at = ? WHERE id = ? AND outcome IS NULL",
+            (outcome, note, now, effect.id),
+        )
+
+    def effects_of(self, run_id: int) -> list[Effect]:
+        """All effects of one run, oldest first."""
+        return [
+            _effect(r) for r in self._database.query("SELECT * FROM effects WHERE run_id = ? ORDER BY id", (run_id,))
+        ]
+
+    def past_effects(self, since: float) -> tuple[PastEffect, ...]:
+        """What budgets and backoff count: everything intended since `since` that was not proven undone."""
+        rows = self._database.query(
+            "SELECT playbook, target, intended_at, arguments FROM effects"
+            " WHERE intended_at >= ? AND (outcome IS NULL OR outcome != ?) ORDER BY intended_at",
+            (since, Outcome.NOT_DONE),
+        )
+        return tuple(
+            PastEffect(r["playbook"], r["target"], r["intended_at"], json.loads(r["arguments"])["disruptive"])
+            for r in rows
+        )
+
+
+def _run(row: sqlite3.Row) -> Run:
+    position = json.loads(row["position"])
+    return Run(
+        id=row["id"],
+        incident_id=row["incident_id"],
+        playbook=row["playbook"],
+        target=row["target"],
+        trigger=row["trigger"],
+        state=row["state"],
+        labels=position["labels"],
+        attempts=tuple(Attempt(a["rung"], RungOutcome(a["outcome"]), a["note"]) for a in position["attempts"]),
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+    )
+
+
+def _effect(row: sqlite3.Row) -> Effect:
+    details = json.loads(row["arguments"])
+    return Effect(
+        id=row["id"],
+        run_id=row["run_id"],
+        key=row["key"],
+        playbook=row["playbook"],
+        target=row["target"],
+        rung=row["rung"],
+        attempt=details["attempt"],
+        step=row["step"],
+        action=row["action"],
+        arguments=details["arguments"],
+        survey=json.loads(row["survey"]),
+        disruptive=details["disruptive"],
+        intended_at=row["intended_at"],
+        outcome=Outcome(row["outcome"]) if row["outcome"] else None,
+        note=row["note"],
+        ended_at=row["ended_at"],
+    )
