@@ -50,7 +50,10 @@ class AlertState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One label set for which a rule's expression holds or lately held. `labels` include `alertname`."""
+    """One label set for which a rule's expression holds or lately held. `labels` include `alertname`.
+
+    `false_since` is set while `keep_firing_for` keeps an alert firing whose expression holds no more.
+    """
 
     rule: str
     labels: Labels
@@ -61,6 +64,7 @@ class Alert:
     fired_at: float | None = None
     last_true_at: float | None = None
     resolved_at: float | None = None
+    false_since: float | None = None
 
     @property
     def fingerprint(self) -> str:
