@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from watchdog.clock import Clock
@@ -38,6 +39,8 @@ class ActionContext:
     services: Mapping[str, ServiceController]
     proxies: Mapping[str, ProxyApi]
     clock: Clock
+    log_dir: Path
+    """Where the services' logs are; for evidence."""
 
     def label(self, name: str) -> str:
         """A label of the target or of its incident. Raises ActionError where it is missing: never a guess."""

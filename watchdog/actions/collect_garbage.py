@@ -33,12 +33,12 @@ class CollectGarbage:
     async def perform(self, survey: Survey) -> str:
         own = self._context.target.labels.get("worker")
         status = await self._context.proxy.status()
-        slots = [w["slot"] for w in status["workers"] if w["state"] == "serving" and own in {None, str(w["slot"])}]
+        slots = [w.slot for w in status.workers if w.state == "serving" and own in {None, str(w.slot)}]
         freed, collected = 0, 0
         for slot in slots:
             result = await self._context.proxy.collect_garbage(slot)
-            collected += result["collected"]
-            freed += max(0, result["before_bytes"] - result["after_bytes"])
+            collected += result.collected
+            freed += max(0, result.before_bytes - result.after_bytes)
         return f"collected {collected} objects in {len(slots)} workers, freed {format_bytes(freed)}"
 
     async def observe(self, survey: Survey) -> Sighting:

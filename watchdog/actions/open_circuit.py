@@ -60,4 +60,4 @@ class OpenCircuit:
         known = await self._context.proxy.providers()
         if provider not in known:
             raise ActionError(f"the proxy knows no provider {provider!r}", permanent=True)
-        return {"circuit": known[provider]["circuit"], "forced": bool(known[provider].get("forced"))}
+        return {"circuit": known[provider].circuit, "forced": known[provider].forced}

@@ -11,6 +11,7 @@ from typing import Literal
 from watchdog.actions import ActionContext, ActionSettings, Sighting, Survey, actions
 from watchdog.core.model import Outcome
 from watchdog.errors import ActionError, ProxywatchError
+from watchdog.system.proxy_api import AlreadyReplaced
 
 
 class RecycleWorkerSettings(ActionSettings):
@@ -43,8 +44,8 @@ class RecycleWorker:
         result = await self._context.proxy.recycle_worker(
             self._slot, mode=self._settings.mode, expect_pid=survey["pid"], timeout=self._settings.timeout
         )
-        if result.already_replaced:
-            return f"worker {self._slot} had been replaced before"
+        if isinstance(result, AlreadyReplaced):
+            return f"worker {self._slot} had been replaced before: {result.reason}"
         return f"worker {self._slot}: pid {result.old_pid} replaced by {result.new_pid}"
 
     async def observe(self, survey: Survey) -> Sighting:
@@ -62,8 +63,7 @@ class RecycleWorker:
 
     async def _pid(self) -> int | None:
         status = await self._context.proxy.status()
-        for worker in status["workers"]:
-            if worker["slot"] == self._slot:
-                pid = worker["pid"]
-                return None if pid is None else int(pid)
+        for worker in status.workers:
+            if worker.slot == self._slot:
+                return worker.pid
         raise ActionError(f"the master knows no worker {self._slot}", permanent=True)

@@ -13,6 +13,7 @@ from pydantic import Field
 from watchdog.actions import ActionContext, ActionSettings, Sighting, Survey, actions
 from watchdog.core.model import Outcome
 from watchdog.errors import ProxywatchError
+from watchdog.system.proxy_api import CacheHealth
 
 
 class EvictCacheSettings(ActionSettings):
@@ -88,5 +89,5 @@ class FlushCache:
         return Sighting(Outcome.DONE if now["flushes"] > survey["flushes"] else Outcome.NOT_DONE, seen)
 
 
-def _facts(cache: Survey) -> dict[str, float]:
-    return {name: cache.get(name, 0) for name in ("entries", "evictions", "expired", "flushes")}
+def _facts(cache: CacheHealth) -> dict[str, int]:
+    return cache.model_dump(include={"entries", "evictions", "expired", "flushes"})

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from watchdog.actions import Action, ActionContext, ActionSettings, actions
 from watchdog.clock import Clock
@@ -172,7 +171,9 @@ class Runner:
             outcome, note = await self._attempt(run, playbook, rung, move.attempt)
             self.guards.unlock(run)
             run = self._runs.attempted(run, Attempt(rung.rung, outcome, note))
-            self._desk.tell(run.incident_id, f"rung_{outcome}", f"rung {rung.rung}: {outcome}" + (f": {note}" if note else ""))
+            self._desk.tell(
+                run.incident_id, f"rung_{outcome}", f"rung {rung.rung}: {outcome}" + (f": {note}" if note else "")
+            )
             if outcome is RungOutcome.FAILED:
                 self._move(run, IncidentEvent.RUNG_FAILED)
 
@@ -190,7 +191,9 @@ class Runner:
         self.guards.lock(run)
         for index, step in enumerate(rung.steps):
             effect = done.get(index)
-            outcome, note = (effect.outcome, effect.note) if effect else await self._perform(run, rung, attempt, index, step)
+            outcome, note = (
+                (effect.outcome, effect.note) if effect else await self._perform(run, rung, attempt, index, step)
+            )
             if outcome is Outcome.FAILED:
                 stop = step.on_failure == "stop"
                 return (RungOutcome.STOPPED if stop else RungOutcome.FAILED), f"{_kind(step)}: {note}"
@@ -219,12 +222,17 @@ class Runner:
                 text = "; ".join(d.text for d in decision.denials)
                 until = decision.until
                 wait = f" (until {format_duration(until - self._clock.now())} from now)" if until else ""
-                self._desk.tell(run.incident_id, "refused", f"rung {rung.rung} may not act yet: {text}{wait}", {"reasons": reasons})
+                self._desk.tell(
+                    run.incident_id, "refused", f"rung {rung.rung} may not act yet: {text}{wait}", {"reasons": reasons}
+                )
             if decision.final is not None:
                 return decision.final
             now = self._clock.now()
             if now >= began + playbook.wait_at_most:
-                return Denial(decision.denials[0].reason, f"waited {format_duration(now - began)} in vain: {decision.denials[0].text}")
+                return Denial(
+                    decision.denials[0].reason,
+                    f"waited {format_duration(now - began)} in vain: {decision.denials[0].text}",
+                )
             pause = min(RECONSIDER_SECONDS, began + playbook.wait_at_most - now)
             if decision.until is not None:
                 pause = min(pause, decision.until - now)

@@ -47,9 +47,15 @@ class Verifier:
             elif held_since is None:
                 held_since = now
             if held_since is not None and now >= held_since + wanted.hold:
-                return True, f"held for {format_duration(now - held_since)}, {format_duration(now - began)} after the act"
+                return (
+                    True,
+                    f"held for {format_duration(now - held_since)}, {format_duration(now - began)} after the act",
+                )
             if now >= began + wanted.within:
-                return False, f"not well within {format_duration(wanted.within)}: {missing or 'it did not hold long enough'}"
+                return (
+                    False,
+                    f"not well within {format_duration(wanted.within)}: {missing or 'it did not hold long enough'}",
+                )
             ends = [began + wanted.within]
             if held_since is not None:
                 ends.append(held_since + wanted.hold)

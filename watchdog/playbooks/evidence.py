@@ -1,0 +1,173 @@
+"""Evidence, taken before anything is changed: each piece bounded in time and size, each failure to take it recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+from watchdog.actions import ActionContext
+from watchdog.errors import ProxywatchError
+from watchdog.playbooks.desk import Desk
+from watchdog.store.runs import Run
+from watchdog.system.process_evidence import read_evidence
+from watchdog.system.tail import tail
+from watchdog.units import format_bytes
+
+PIECE_SECONDS = 3.0
+PIECE_CHARACTERS = 16_384
+TOP_PROCESSES = 8
+LOG_LINES = 20
+
+Collector = Callable[[ActionContext], Awaitable[str]]
+"""Takes what an action on the target may see; returns text for a person."""
+
+
+async def worker_process(context: ActionContext) -> str:
+    """What /proc says of the worker: state, where the kernel has it waiting, stack where readable, descriptors."""
+    status = await context.proxy.status()
+    slot = int(context.label("worker"))
+    worker = next((w for w in status.workers if w.slot == slot), None)
+    if worker is None:
+        return f"the master knows no worker {slot}"
+    said = f"the master says: {worker.state}, starts {worker.starts}, crashes {worker.crashes}"
+    said += f", last exit: {worker.last_exit}" if worker.last_exit else ""
+    if worker.pid is None:
+        return said
+    found = await asyncio.to_thread(read_evidence, worker.pid)
+    parts = [f"{name}:\n{text}" for name, text in found.parts.items()]
+    if found.unreadable:
+        parts.append("could not be read: " + ", ".join(found.unreadable))
+    return "\n".join([said, f"pid {worker.pid}", *parts])
+
+
+async def worker_stacks(context: ActionContext) -> str:
+    """The Python stacks of all its threads, dumped by a signal handler: works while the event loop is blocked."""
+    return await context.proxy.worker_stacks(int(context.label("worker")))
+
+
+async def service_log(context: ActionContext) -> str:
+    """The last lines of the service's own output and log files."""
+    return await asyncio.to_thread(_last_lines, context.log_dir, context.label("service"))
+
+
+async def service_status(context: ActionContext) -> str:
+    """What the service's controller knows."""
+    status = await context.service.status()
+    pid = f", pid {status.identity.pid}" if status.identity else ""
+    return f"{status.state}{pid}" + (f": {status.note}" if status.note else "")
+
+
+async def workers(context: ActionContext) -> str:
+    """The master's view of all workers."""
+    status = await context.proxy.status()
+    return "\n".join(
+        f"worker {w.slot}: {w.state}, pid {w.pid}, starts {w.starts}, crashes {w.crashes}, last exit {w.last_exit}"
+        for w in status.workers
+    )
+
+
+async def providers(context: ActionContext) -> str:
+    """The proxy's view of its providers."""
+    known = await context.proxy.providers()
+    return "\n".join(
+        f"{name}: {p.status}, circuit {p.circuit}, fault {p.fault or 'none'}, error rate {p.error_rate:.0%}"
+        + (f", last error: {p.last_error}" if p.last_error else "")
+        for name, p in known.items()
+    )
+
+
+async def cache(context: ActionContext) -> str:
+    """The proxy's view of its cache."""
+    return json.dumps((await context.proxy.cache()).model_dump(mode="json"))
+
+
+async def top_processes(_context: ActionContext) -> str:
+    """The processes that hold most memory."""
+    found = await asyncio.to_thread(_by_memory)
+    return "\n".join(f"{format_bytes(rss):>10}  {pid:>7}  {name}" for rss, pid, name in found)
+
+
+async def pressure(_context: ActionContext) -> str:
+    """Pressure stall information and load: who waits for what."""
+    lines = [f"load {' '.join(f'{x:.2f}' for x in psutil.getloadavg())}"]
+    for resource in ("cpu", "memory", "io"):
+        path = Path("/proc/pressure") / resource
+        if path.exists():
+            lines.append(f"{resource}: {(await asyncio.to_thread(path.read_text)).splitlines()[0]}")
+    return "\n".join(lines)
+
+
+COLLECTORS: Mapping[str, Collector] = {
+    f.__name__: f
+    for f in (
+        worker_process,
+        worker_stacks,
+        service_log,
+        service_status,
+        workers,
+        providers,
+        cache,
+        top_processes,
+        pressure,
+    )
+}
+
+
+class _Plan(Protocol):
+    @property
+    def evidence(self) -> tuple[str, ...]: ...
+
+
+class Evidence:
+    """Collects what a playbook asks for, once a run, all pieces at the same time."""
+
+    def __init__(self, desk: Desk, context: Callable[[str, Mapping[str, str]], ActionContext]) -> None:
+        self._desk = desk
+        self._context = context
+
+    async def collect(self, run: Run, playbook: _Plan) -> None:
+        """Adds each piece to the incident's story; a run that goes on after a restart has its evidence already."""
+        if run.incident_id is None or not playbook.evidence:
+            return
+        taken = {
+            entry.data.get("name")
+            for entry in self._desk.incidents.story(run.incident_id)
+            if entry.kind == "evidence" and entry.data.get("run") == run.id
+        }
+        names = [name for name in playbook.evidence if name not in taken]
+        pieces = await asyncio.gather(*(self._piece(name, run) for name in names))
+        for name, text in zip(names, pieces, strict=True):
+            first = text.strip().splitlines()[0][:160] if text.strip() else "nothing"
+            self._desk.tell(
+                run.incident_id, "evidence", f"{name}: {first}", {"name": name, "run": run.id, "text": text}
+            )
+
+    async def _piece(self, name: str, run: Run) -> str:
+        try:
+            async with asyncio.timeout(PIECE_SECONDS):
+                text = await COLLECTORS[name](self._context(run.target, run.labels))
+        except TimeoutError:
+            return f"could not be taken within {PIECE_SECONDS:g} s"
+        except (ProxywatchError, OSError, ValueError, psutil.Error) as error:
+            return f"could not be taken: {error}"
+        return text if len(text) <= PIECE_CHARACTERS else text[:PIECE_CHARACTERS] + "\n… cut"
+
+
+def _last_lines(logs: Path, service: str) -> str:
+    files = sorted(path for path in logs.rglob("*.log") if service in path.name or service in path.parent.name)
+    found = [f"{path.name}:\n" + "\n".join(tail(path, LOG_LINES)) for path in files]
+    return "\n".join(found) or f"no log of {service} under {logs}"
+
+
+def _by_memory() -> list[tuple[int, int, str]]:
+    found = []
+    for process in psutil.process_iter(["pid", "name", "memory_info"]):
+        memory = process.info["memory_info"]
+        if memory is not None:
+            found.append((memory.rss, process.info["pid"], process.info["name"] or "?"))
+    return sorted(found, reverse=True)[:TOP_PROCESSES]
