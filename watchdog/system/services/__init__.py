@@ -1,0 +1,92 @@
+"""How a watched service is started and stopped: the contract, one file per kind beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from watchdog.clock import Clock
+from watchdog.errors import ActionError
+from watchdog.registry import Registry, Settings
+from watchdog.system.http import HttpClient
+from watchdog.system.process import ProcessIdentity
+from watchdog.system.proxy_api import ProxyEndpoint
+
+ServiceState = Literal["running", "starting", "stopped", "failed", "unknown"]
+"""`failed`: it ended although it should run. `unknown`: it could not be found out, so nothing should be done."""
+
+
+class ServiceError(ActionError):
+    """A start, stop or status did not work. `exit_code` (negative: a signal) and `log_lines` are the evidence."""
+
+    def __init__(
+        self, message: str, *, exit_code: int | None = None, log_lines: tuple[str, ...] = (), permanent: bool = False
+    ) -> None:
+        super().__init__(message, permanent=permanent)
+        self.exit_code = exit_code
+        self.log_lines = log_lines
+
+
+class ServiceSettings(Settings):
+    """What every kind has; each adds `kind: Literal[...]` and its own keys."""
+
+    kind: str
+    proxy: ProxyEndpoint | None = None
+    """Given when the service is our llm-proxy: where it answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceContext:
+    """What a controller is built with, besides its settings."""
+
+    name: str
+    run_dir: Path
+    log_dir: Path
+    clock: Clock
+    http: HttpClient
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """One look at a service. `on_purpose` is True when it was stopped through `stop()`, so that nobody repairs it."""
+
+    state: ServiceState
+    identity: ProcessIdentity | None = None
+    since: float | None = None
+    """When the process started; None if unknown."""
+    note: str = ""
+    on_purpose: bool = False
+
+
+class ServiceController(Protocol):
+    """Built as `implementation(settings, context)`."""
+
+    name: str
+
+    async def status(self) -> ServiceStatus:
+        """Cheap enough for every second. Raises ServiceError only when it cannot be asked at all."""
+        ...
+
+    async def start(self) -> None:
+        """Returns when the service answers (or lived one second); at once when it runs already. Raises ServiceError."""
+        ...
+
+    async def stop(self) -> None:
+        """Returns when it has ended; it then counts as stopped on purpose. Raises ServiceError."""
+        ...
+
+    async def restart(self) -> None:
+        """Stop and start; a failure in between leaves it `failed`, not stopped on purpose. Raises ServiceError."""
+        ...
+
+    async def wait_exit(self) -> None:
+        """Returns when the process that runs now has ended; at once when none runs.
+
+        Raises ServiceError when no process is known to this kind: then nothing announces the end, and `status` is
+        all there is.
+        """
+        ...
+
+
+services: Registry[ServiceController] = Registry("service")
