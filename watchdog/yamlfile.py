@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,19 @@ class Document:
     file: str
     data: Any
     lines: Mapping[Location, int]
+    files: Mapping[Location, str] = field(default_factory=dict)
+    """Where a document was merged from several files: the file of each key that is not `file`'s own."""
+
+    def file_of(self, location: Iterable[str | int]) -> str:
+        """The file that the innermost part of `location` stands in."""
+        path = tuple(location)
+        while path:
+            if path in self.files:
+                return self.files[path]
+            if path in self.lines:
+                return self.file
+            path = path[:-1]
+        return self.file
 
     def line(self, location: Iterable[str | int]) -> int | None:
         """The line of the innermost part of `location` that the file really has."""
@@ -66,6 +79,32 @@ def parse(text: str, file: str) -> Document:
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"not valid YAML: {error}", file=file) from error
     return Document(file, {} if data is None else data, lines)
+
+
+def overlay(base: Document, upper: Document) -> Document:
+    """`upper` over `base`: mappings are merged key by key, everything else is replaced whole."""
+    lines = dict(base.lines)
+    files = dict(base.files)
+
+    def merge(below: Any, above: Any, path: Location) -> Any:
+        if isinstance(below, dict) and isinstance(above, dict):
+            merged = dict(below)
+            for key, value in above.items():
+                merged[key] = merge(below[key], value, (*path, key)) if key in below else claim(value, (*path, key))
+            return merged
+        return claim(above, path)
+
+    def claim(value: Any, path: Location) -> Any:
+        for known in [known for known in lines if known[: len(path)] == path]:
+            del lines[known]
+            files.pop(known, None)
+        for known, line in upper.lines.items():
+            if known[: len(path)] == path:
+                lines[known] = line
+                files[known] = upper.file_of(known)
+        return value
+
+    return Document(base.file, merge(base.data, upper.data, ()), lines, files)
 
 
 def _walk(node: yaml.Node, path: Location, lines: dict[Location, int], file: str) -> None:
@@ -115,7 +154,8 @@ def _explain(error: ValidationError, document: Document, data: Any, at: Location
     location = _real_location(problem["loc"], data)
     key = ".".join(str(part) for part in (*at, *location))
     line = document.line((*at, *location))
-    return ConfigError(_sentence(problem, location, names), file=document.file, line=line, key=key)
+    file = document.file_of((*at, *location))
+    return ConfigError(_sentence(problem, location, names), file=file, line=line, key=key)
 
 
 def _real_location(loc: Location, data: Any) -> Location:

@@ -1,0 +1,197 @@
+"""proxywatch.yaml, sorted `conf.d/*.yaml` beside it, and `PROXYWATCH_*` environment → one frozen model.
+
+Paths of rules, playbooks and routes are relative to the file that names them; paths of state are relative to the
+working directory, so that a checkout keeps everything under `./var/`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, TypeAdapter, create_model
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+import watchdog.probes
+import watchdog.system.services
+from watchdog.core.policy import Limits, Window
+from watchdog.errors import ConfigError
+from watchdog.probes import ProbeSettings, probes
+from watchdog.registry import Duration, Settings
+from watchdog.system.services import ServiceSettings, services
+from watchdog.units import parse_duration
+from watchdog.yamlfile import Document, load, overlay, validate_as
+
+ENVIRONMENT_PREFIX = "PROXYWATCH_"
+FILE_NAME = "proxywatch.yaml"
+
+
+class GuardSettings(Settings):
+    """The numbers of `core.policy.Limits`, with its defaults."""
+
+    budget: dict[str, int] = {"1h": 3, "24h": 6}
+    """At most so many disruptive effects of one playbook on one target in each window."""
+    host_budget: dict[str, int] = {"1h": 10}
+    backoff_initial: Duration = 10.0
+    backoff_max: Duration = 300.0
+    health_resets_after: Duration = 600.0
+    boot_grace: Duration = 5.0
+    start_grace: Duration = 0.0
+
+    def limits(self) -> Limits:
+        """As the guards take them. Raises ValueError for a bad window."""
+        return Limits(
+            budget=_windows(self.budget),
+            host_budget=_windows(self.host_budget),
+            backoff_initial=self.backoff_initial,
+            backoff_max=self.backoff_max,
+            health_resets_after=self.health_resets_after,
+            boot_grace=self.boot_grace,
+            start_grace=self.start_grace,
+        )
+
+
+class LogSettings(Settings):
+    """`format` auto: for the journal when it listens, text on a terminal and elsewhere."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json", "journal"] = "auto"
+
+
+class MemorySettings(Settings):
+    """Bounds of the series kept in memory."""
+
+    retention: Duration = 3600.0
+    max_series: int = Field(20_000, ge=100)
+    max_samples: int = Field(4_000, ge=10)
+
+
+class Config(Settings):
+    """The whole configuration; `config_model` fills in the unions of all registered kinds."""
+
+    state_dir: Path = Path("var/lib/proxywatch")
+    run_dir: Path = Path("var/run/proxywatch")
+    log_dir: Path = Path("var/log")
+    host: str = ""
+    """How people know this machine in messages; empty: its host name."""
+    log: LogSettings = LogSettings()
+    rules: tuple[str, ...] = ("rules/*.yaml",)
+    playbooks: tuple[str, ...] = ("playbooks/*.yaml",)
+    routes: str = "routes.yaml"
+    services: dict[str, ServiceSettings] = {}
+    probes: dict[str, ProbeSettings] = {}
+    guards: GuardSettings = GuardSettings()
+    memory: MemorySettings = MemorySettings()
+    history: Duration = 90 * 86400.0
+    """How long resolved incidents are kept."""
+
+
+class Loaded(Settings):
+    """A configuration and where it came from."""
+
+    config: Config
+    file: Path
+    files: tuple[Path, ...]
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the daemon listens for the command line."""
+        return self.config.run_dir / "control.sock"
+
+    def paths(self, patterns: Iterable[str], key: str) -> tuple[Path, ...]:
+        """Files that the patterns name, sorted. Raises ConfigError for a pattern that matches nothing."""
+        found: list[Path] = []
+        for pattern in patterns:
+            base = Path(pattern)
+            matches = (
+                sorted(base.parent.glob(base.name)) if base.is_absolute() else sorted(self.file.parent.glob(pattern))
+            )
+            if not matches:
+                raise ConfigError(f"no file matches {pattern!r}", file=str(self.file), key=key)
+            found.extend(matches)
+        return tuple(dict.fromkeys(found))
+
+
+@cache
+def config_model() -> type[Config]:
+    """The model with the unions of every registered probe and service kind."""
+    probes.discover(watchdog.probes)
+    services.discover(watchdog.system.services)
+    probe_kinds: Any = dict[str, probes.union()]  # type: ignore[misc]
+    service_kinds: Any = dict[str, services.union()]  # type: ignore[misc]
+    return create_model("Config", __base__=Config, probes=(probe_kinds, {}), services=(service_kinds, {}))
+
+
+def default_file() -> Path:
+    """The first that exists of `./config/`, `/etc/proxywatch/` and the defaults that the package ships.
+
+    Raises ConfigError if there is none.
+    """
+    candidates = (
+        Path("config") / FILE_NAME,
+        Path("/etc/proxywatch") / FILE_NAME,
+        Path(sys.prefix) / "share/proxywatch/config" / FILE_NAME,
+        Path(__file__).resolve().parent.parent / "config" / FILE_NAME,
+    )
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    looked = ", ".join(str(c) for c in candidates)
+    raise ConfigError(f"no configuration found; looked for {looked}", hint="write one with `proxywatch config init`")
+
+
+def load_config(file: Path | None = None) -> Loaded:
+    """Reads, merges and judges everything. Raises ConfigError: file, line, key, what was expected."""
+    file = file or default_file()
+    document = load(file)
+    fragments = sorted((file.parent / "conf.d").glob("*.yaml"))
+    for fragment in fragments:
+        document = overlay(document, load(fragment))
+    document = overlay(document, _environment())
+    config = validate_as(TypeAdapter(config_model()), document, document.data)
+    _check(config, document)
+    return Loaded(config=config, file=file, files=(file, *fragments))
+
+
+def _environment() -> Document:
+    """What `PROXYWATCH_SECTION__KEY` variables say, by pydantic-settings' own rules."""
+
+    class Environment(BaseSettings):
+        model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="allow")
+
+    fields: Any = {name: (field.annotation, None) for name, field in Config.model_fields.items()}
+    model = create_model("Environment", __base__=Environment, **fields)
+    try:
+        data = EnvSettingsSource(model)()
+    except ValueError as error:
+        raise ConfigError(f"cannot be read: {error}", file="environment") from error
+    return Document("environment", data, {(name,): 0 for name in data})
+
+
+def _check(config: Config, document: Document) -> None:
+    """What no single field can know."""
+    for name, probe in config.probes.items():
+        if probe.service is not None and probe.service not in config.services:
+            close = difflib.get_close_matches(probe.service, list(config.services), n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else f"; services: {', '.join(config.services) or 'none'}"
+            raise _error(document, ("probes", name, "service"), f"no service is called {probe.service!r}{hint}")
+    for key in ("budget", "host_budget"):
+        try:
+            _windows(getattr(config.guards, key))
+        except ValueError as error:
+            raise _error(document, ("guards", key), str(error)) from None
+
+
+def _error(document: Document, path: tuple[str, ...], message: str) -> ConfigError:
+    return ConfigError(message, file=document.file_of(path), line=document.line(path), key=".".join(path))
+
+
+def _windows(budget: dict[str, int]) -> tuple[Window, ...]:
+    windows = [Window(parse_duration(window), count) for window, count in budget.items()]
+    if any(window.count < 0 for window in windows):
+        raise ValueError("a budget cannot be below 0")
+    return tuple(sorted(windows, key=lambda window: window.seconds))
