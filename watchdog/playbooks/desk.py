@@ -18,7 +18,7 @@ from watchdog.core.incidents import (
     open_incident,
     transition,
 )
-from watchdog.core.model import Alert, AlertChange, AlertEvent, IncidentState, TimelineEntry
+from watchdog.core.model import Alert, AlertChange, AlertEvent, AlertState, IncidentState, TimelineEntry
 from watchdog.core.routing import Notice, NoticeKind, notice_key
 from watchdog.core.targets import target_of
 from watchdog.store.alerts import Alerts
@@ -75,16 +75,19 @@ class Desk:
                     self._cleared(event.alert)
         return [self._open[identifier] for identifier in touched if identifier in self._open]
 
-    def missing(self, alerts: Iterable[Alert]) -> None:
-        """After a restart: drops from incidents what no longer fires, for its end was measured while we were away."""
-        firing = {alert.fingerprint for alert in alerts}
+    def sync(self, alerts: Iterable[Alert]) -> list[Incident]:
+        """Makes incidents agree with the alerts that really fire, whatever was missed while nothing could be written
+        or nobody was there. Returns the incidents that something firing was added to."""
+        firing = {alert.fingerprint: alert for alert in alerts if alert.state is AlertState.FIRING}
+        known = {fingerprint for incident in self._open.values() for fingerprint in incident.firing}
+        now = self._clock.now()
+        missed = [AlertEvent(AlertChange.FIRING, a, now) for f, a in firing.items() if f not in known]
+        touched = self.take(missed) if missed else []
         for incident in self.unresolved:
-            for fingerprint in incident.firing:
-                if fingerprint not in firing:
-                    with self._database.transaction():
-                        self._put(alert_resolved(incident, fingerprint))
-                        incident = self._open[incident.id]
+            for fingerprint in set(incident.firing) - set(firing):
+                self._put(alert_resolved(self._open[incident.id], fingerprint))
             self.settle(incident.id)
+        return touched
 
     def move(self, incident_id: int, event: IncidentEvent, reason: str = "") -> Incident:
         """One event over one incident."""

@@ -17,6 +17,7 @@ from watchdog.core.incidents import Incident, IncidentEvent
 from watchdog.core.ladder import Attempt, Exhausted, Finished, RungLimit, RungOutcome, next_move
 from watchdog.core.model import IncidentState, Outcome
 from watchdog.core.policy import Decision, Denial, Wish
+from watchdog.core.routing import NoticeKind
 from watchdog.core.targets import parse_target
 from watchdog.errors import ProxywatchError, StoreError
 from watchdog.playbooks.bell import Bell
@@ -81,6 +82,44 @@ class Runner:
                 if playbook.answers({**dict(incident.labels), "alertname": alertname}, kind):
                     return playbook
         return None
+
+    def consider(self, incident: Incident) -> None:
+        """Decides by the incident's state whether a run should begin. Asked on every alert and every few seconds."""
+        if incident.id in self._incidents or not incident.firing:
+            return
+        playbook = self.playbook_for(incident)
+        if playbook is None or playbook.autonomy != "auto":
+            if incident.told == 0:
+                why = "no playbook answers it" if playbook is None else f"{playbook.name} only {playbook.autonomy}s"
+                self._desk.tell(incident.id, "unhandled", why)
+                self._desk.announce(incident.id, NoticeKind.OPENED, why)
+            return
+        match incident.state:
+            case IncidentState.OPEN:
+                self.begin(incident, playbook, incident.key)
+            case IncidentState.VERIFYING if not self._kept_at_bay(incident, playbook):
+                self.begin(incident, playbook, incident.key)
+            case IncidentState.ESCALATED if self._may_retry(incident, playbook):
+                self.begin(incident, playbook, incident.key)
+            case _:
+                return
+
+    def _kept_at_bay(self, incident: Incident, playbook: Playbook) -> bool:
+        """Whether what the last run reached still holds, although the cause goes on."""
+        runs = self._runs.of_incident(incident.id)
+        rung = runs[-1].attempts[-1].rung if runs and runs[-1].attempts else ""
+        wanted = next((r.verify.expr for r in playbook.ladder if r.rung == rung), "")
+        labels = {**dict(incident.labels), **parse_target(incident.key).labels}
+        return not wanted or self._verifier.holds(fill(wanted, labels))
+
+    def _may_retry(self, incident: Incident, playbook: Playbook) -> bool:
+        """After a person was told, trying goes on as far as the guards allow, with the longest backoff between runs."""
+        runs = self._runs.of_incident(incident.id)
+        ended = runs[-1].ended_at if runs else None
+        if ended is None or self._clock.now() < ended + self.guards.limits.backoff_max:
+            return False
+        rung = next((r for r in playbook.ladder if r.steps), playbook.ladder[0])
+        return self.guards.ask(self.wish(runs[-1], playbook, rung), playbook, incident.id).allowed
 
     def begin(self, incident: Incident | None, playbook: Playbook, target: str, trigger: str = "alert") -> Run:
         """Starts a run in a task of its own."""

@@ -16,7 +16,7 @@ from watchdog.core.routing import Matcher, parse_matchers
 from watchdog.core.targets import KINDS
 from watchdog.errors import ConfigError, QueryError, TemplateError
 from watchdog.metrics.promql import parse
-from watchdog.metrics.templates import render
+from watchdog.metrics.templates import Template, parse_template
 from watchdog.playbooks.evidence import COLLECTORS
 from watchdog.registry import Duration, Settings
 from watchdog.units import parse_duration
@@ -169,4 +169,9 @@ def check_expression(expression: str) -> None:
 def fill(expression: str, labels: Mapping[str, str]) -> str:
     """The expression with `{{ $labels.x }}` replaced; values are escaped for a PromQL string."""
     escaped = {name: value.replace("\\", "\\\\").replace('"', '\\"') for name, value in labels.items()}
-    return render(expression, escaped, 0.0)
+    return _template(expression).render(escaped, 0.0)
+
+
+@cache
+def _template(expression: str) -> Template:
+    return parse_template(expression)

@@ -1,0 +1,49 @@
+"""What the control API sees of the running daemon. The daemon builds it once; on a reload it changes `loaded`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from watchdog.clock import Clock
+from watchdog.metrics.series import SeriesStore
+from watchdog.pipeline import Pipeline
+from watchdog.playbooks.bell import Bell
+from watchdog.playbooks.desk import Desk
+from watchdog.playbooks.runner import Runner
+from watchdog.playbooks.verification import Verifier
+from watchdog.schedule import Schedule
+from watchdog.settings import Loaded
+from watchdog.store.facts import Facts
+from watchdog.store.outbox import Outbox
+from watchdog.store.runs import Runs
+from watchdog.system.proxy_api import ProxyApi
+from watchdog.system.services import ServiceController
+
+
+@dataclass(slots=True)
+class Parts:
+    """References, not copies: reading them gives the present state. All on the event loop's thread."""
+
+    loaded: Loaded
+    clock: Clock
+    started_at: float
+    series: SeriesStore
+    pipeline: Pipeline
+    desk: Desk
+    runs: Runs
+    runner: Runner
+    verifier: Verifier
+    facts: Facts
+    outbox: Outbox
+    schedule: Schedule
+    bell: Bell
+    services: Mapping[str, ServiceController]
+    proxies: Mapping[str, ProxyApi]
+    reload: Callable[[], Awaitable[str]]
+    """Reads the configuration again; returns what was done, or raises ConfigError and keeps the last good one."""
+    probe_now: Callable[[str], Awaitable[None]]
+    """Runs one probe at once through the pipeline. KeyError for an unknown name."""
+    reload_error: str = ""
+    """Why the last reload was refused; empty after a good one."""
+    ready: bool = False

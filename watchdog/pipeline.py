@@ -1,0 +1,69 @@
+"""The one way in: samples → series → rules → alerts → incidents → playbooks. Nothing flows back but new samples."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from watchdog.clock import Clock
+from watchdog.core.model import AlertEvent, Labels, Sample, labels_of
+from watchdog.metrics.engine import RuleEngine
+from watchdog.metrics.series import SeriesStore
+from watchdog.playbooks.bell import Bell
+from watchdog.probes import ProbeResult, ProbeSettings
+
+log = logging.getLogger("proxywatch.probe")
+
+Take = Callable[[Iterable[AlertEvent]], None]
+
+
+class Pipeline:
+    """Takes in what probes measured and what was announced, and evaluates at once the rules that read it."""
+
+    def __init__(self, series: SeriesStore, engine: RuleEngine, clock: Clock, bell: Bell, take: Take) -> None:
+        """`take` is told every alert change; `bell` rings after each intake."""
+        self._series = series
+        self.engine = engine
+        self._clock = clock
+        self._bell = bell
+        self._take = take
+        self.results: dict[str, ProbeResult] = {}
+        """The last result of every probe, for `status`."""
+
+    def measured(self, name: str, settings: ProbeSettings, result: ProbeResult) -> None:
+        """One run of a probe has ended."""
+        before = self.results.get(name)
+        if result.error is not None and (before is None or before.error != result.error):
+            log.warning("probe %s: %s", name, result.error)
+        elif result.error is None and before is not None and before.error is not None:
+            log.info("probe %s measures again: %s", name, result.note or "ok")
+        self.results[name] = result
+        touched = self._series.ingest_scrape(name, result.samples, self._clock.now(), target_labels(name, settings))
+        self._evaluate(touched)
+
+    def announced(self, name: str, settings: ProbeSettings, samples: Iterable[Sample]) -> None:
+        """Something happened between two measurements."""
+        now = self._clock.now()
+        self._evaluate(self._series.ingest(samples, now, target_labels(name, settings), source=name))
+
+    def forget(self, name: str) -> None:
+        """The probe is no longer there: its series go stale."""
+        self.results.pop(name, None)
+        self._evaluate(self._series.forget_source(name, self._clock.now()))
+
+    def tick(self) -> None:
+        """Evaluates what is due by time."""
+        self._take_in(self.engine.evaluate_due(self._clock.now()))
+
+    def _evaluate(self, touched: set[str]) -> None:
+        self._take_in(self.engine.evaluate_touched(touched, self._clock.now()))
+
+    def _take_in(self, events: list[AlertEvent]) -> None:
+        if events:
+            self._take(events)
+        self._bell.ring()
+
+
+def target_labels(name: str, settings: ProbeSettings) -> Labels:
+    """The labels that every series of a probe gets, as a scrape's target labels in Prometheus."""
+    return labels_of(settings.labels, job=name, service=settings.service or "")

@@ -1,0 +1,97 @@
+"""APScheduler's wiring: one job a probe, each on its own interval; lateness and misses are measured, never hidden."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from watchdog.clock import Clock
+from watchdog.core.model import Sample, labels_of
+from watchdog.registry import Duration, Settings
+
+log = logging.getLogger("proxywatch.schedule")
+
+Work = Callable[[], Awaitable[None]]
+
+
+class Pace(Settings):
+    """How often something is done."""
+
+    interval: Duration
+    jitter: Duration = 0.0
+
+
+class Schedule:
+    """Jobs by name. A job that is still running when its next slot comes is not started twice (`max_instances=1`),
+    late runs are not dropped (`misfire_grace_time=None`) and missed slots are made up for once (`coalesce`)."""
+
+    def __init__(self, clock: Clock) -> None:
+        from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
+        from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+        # Its own log repeats every overrun; we count them instead.
+        logging.getLogger("apscheduler").setLevel(logging.ERROR)
+        self._clock = clock
+        self._scheduler: Any = AsyncIOScheduler(
+            timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        )
+        self._scheduler.add_listener(self._overran, EVENT_JOB_MAX_INSTANCES | EVENT_JOB_MISSED)
+        self._late: dict[str, float] = {}
+        self._overruns: dict[str, int] = {}
+        self.advanced_at = clock.now()
+        """When a job last ran: the proof of life that systemd's watchdog is fed from."""
+
+    def start(self) -> None:
+        """Begins to run jobs."""
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Runs no more jobs; those under way are cancelled with their tasks."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+
+    def every(self, name: str, pace: Pace, work: Work, *, at_once: bool = True) -> None:
+        """Adds or replaces a job."""
+        expected = [self._clock.now() + (0.0 if at_once else pace.interval)]
+
+        async def run() -> None:
+            now = self._clock.now()
+            self.advanced_at = now
+            self._late[name] = max(0.0, now - expected[0] - pace.jitter)
+            expected[0] = max(now, expected[0] + pace.interval)
+            with contextlib.suppress(asyncio.CancelledError):
+                await work()
+
+        first = datetime.fromtimestamp(self._clock.wall(), tz=self._scheduler.timezone)
+        self._scheduler.add_job(
+            run,
+            "interval",
+            seconds=pace.interval,
+            jitter=pace.jitter or None,
+            id=name,
+            replace_existing=True,
+            next_run_time=first + timedelta(seconds=0.0 if at_once else pace.interval),
+        )
+
+    def remove(self, name: str) -> None:
+        """Takes a job away; KeyError if there is none."""
+        from apscheduler.jobstores.base import JobLookupError
+
+        try:
+            self._scheduler.remove_job(name)
+        except JobLookupError as error:
+            raise KeyError(name) from error
+        self._late.pop(name, None)
+
+    def samples(self) -> list[Sample]:
+        """Lateness of each job's last run, and how many slots were skipped because the one before still ran."""
+        late = [Sample("proxywatch_job_lateness_seconds", s, labels_of(probe=n)) for n, s in self._late.items()]
+        over = [Sample("proxywatch_job_overruns_total", c, labels_of(probe=n)) for n, c in self._overruns.items()]
+        return late + over
+
+    def _overran(self, event: Any) -> None:
+        self._overruns[event.job_id] = self._overruns.get(event.job_id, 0) + 1
