@@ -149,6 +149,9 @@ def _take(group: Group, notice: Notice, now: float, *, told: bool, wanted: bool)
         return _leave(group, notice)
     if notice.kind is NoticeKind.HEALED and told:
         notice = replace(notice, kind=NoticeKind.RESOLVED)
+    if not notice.alerts:
+        # An end must name the alerts that it ends, or a receiver cannot match it with their beginning.
+        notice = replace(notice, alerts=tuple(alert for member in known for alert in member.notice.alerts))
     members = (*_leave(group, notice).members, Member(notice, told=told))
     due_at = _news_due_at(group, notice, now)
     return replace(group, members=members, due_at=due_at if group.due_at is None else min(due_at, group.due_at))

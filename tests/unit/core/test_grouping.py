@@ -307,7 +307,7 @@ def test_laws(events: list[tuple[str, int, NoticeKind, str, float]]) -> None:
     keys: list[str] = []
     for _, delivery in world.left:
         for message in delivery.notices[: delivery.fresh]:
-            if message.kind is R:
+            if message.kind is ENDED:
                 before = [kind for other, kind in told if other == message.incident_id]
                 assert before
                 assert before[-1] in (OPENED, PAGE)

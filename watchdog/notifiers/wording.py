@@ -1,0 +1,138 @@
+"""What a notice says to a person: the verdict in one line, then sections, the same for every kind of receiver."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from watchdog.core.model import TimelineEntry
+from watchdog.core.routing import Delivery, Notice, NoticeKind
+from watchdog.units import format_duration
+
+SUBJECT_LENGTH = 150
+ENTRY_LENGTH = 4000
+"""Characters of one evidence entry: a stack dump fits, a log file does not."""
+
+WORDS = {
+    NoticeKind.OPENED: "OPEN",
+    NoticeKind.ESCALATED: "NEEDS YOU",
+    NoticeKind.RESOLVED: "RESOLVED",
+    NoticeKind.HEALED: "HEALED",
+}
+EVIDENCE_KINDS = frozenset({"evidence", "diagnosis"})
+TRIED_KINDS = frozenset(
+    {"run", "rung", "step", "intended", "done", "failed", "not_done", "unknown", "refused", "verifying", "verified"}
+    | {"mitigated", "exhausted", "cancelled", "reconciled", "dry_run"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a section; `when` may be empty, `block` is preformatted evidence."""
+
+    when: str
+    text: str
+    block: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading and its lines; never empty."""
+
+    title: str
+    lines: tuple[Line, ...]
+
+
+def summary(notice: Notice) -> str:
+    """What is wrong, in the words of the rule: the alert's summary, else its name and target."""
+    label = notice.label
+    named = f"{label.get('alertname', 'incident')} {label.get('target', '')}".strip()
+    return _one_line(notice.annotation.get("summary") or named)
+
+
+def subject(delivery: Delivery, host: str) -> str:
+    """`[host] NEEDS YOU: summary (incident 7)`; one line of at most 150 characters."""
+    first, fresh = delivery.notices[0], max(delivery.fresh, 1)
+    still = "STILL " if delivery.repeat else ""
+    more = f" and {fresh - 1} more" if fresh > 1 and not delivery.repeat else ""
+    tail = f" (incident {first.incident_id}{more})"
+    head = _one_line(f"[{host}] {still}{WORDS[first.kind]}: {summary(first)}")
+    room = SUBJECT_LENGTH - len(tail)
+    return (head if len(head) <= room else head[: room - 1] + "…") + tail
+
+
+def verdict(notice: Notice) -> str:
+    """One sentence that is enough at three in the morning."""
+    lasted = format_duration(max((notice.ended_at or notice.started_at) - notice.started_at, 0.0))
+    match notice.kind:
+        case NoticeKind.ESCALATED:
+            return "proxywatch could not repair this; a person is needed."
+        case NoticeKind.OPENED:
+            return "Nothing repairs this by itself; please look at it."
+        case NoticeKind.HEALED:
+            return f"Repaired without you after {lasted}; nothing to do."
+        case NoticeKind.RESOLVED:
+            return f"It is over after {lasted}; nothing to do."
+
+
+def sections(notice: Notice) -> tuple[Section, ...]:
+    """What happened, what was tried, evidence, what to do; those that have something to say."""
+    told = notice.annotation.get("description", "").strip()
+    why = "Why you are told" if notice.status == "firing" else "How it ended"
+    candidates = (
+        Section(why, tuple(Line("", _one_line(text)) for text in (notice.reason,) if text)),
+        Section("What to do", tuple(Line("", step) for step in notice.advice)),
+        Section("What is wrong", tuple(Line("", _one_line(part)) for part in told.split("\n\n") if part)),
+        Section("What happened", _lines(e for e in notice.story if e.kind not in EVIDENCE_KINDS | TRIED_KINDS)),
+        Section("What was tried", _lines(e for e in notice.story if e.kind in TRIED_KINDS)),
+        Section("Evidence", tuple(map(_evidence, (e for e in notice.story if e.kind in EVIDENCE_KINDS)))),
+    )
+    return tuple(section for section in candidates if section.lines)
+
+
+def facts(notice: Notice, host: str) -> tuple[tuple[str, str], ...]:
+    """Name and value pairs that place the incident; empty values are left out."""
+    label = notice.label
+    pairs = (
+        ("Incident", str(notice.incident_id)),
+        ("Host", host),
+        ("Alert", label.get("alertname", "")),
+        ("Severity", label.get("severity", "")),
+        ("Target", label.get("target", "")),
+        ("Began", when(notice.started_at)),
+        ("Ended", when(notice.ended_at) if notice.ended_at else ""),
+    )
+    return tuple((name, _one_line(value)) for name, value in pairs if value)
+
+
+def when(at: float) -> str:
+    """`2026-11-23 04:05:06 UTC`: a mail is read in any time zone."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _lines(entries: Iterable[TimelineEntry]) -> tuple[Line, ...]:
+    return tuple(Line(_clock_time(entry), _one_line(entry.text)) for entry in entries)
+
+
+def _evidence(entry: TimelineEntry) -> Line:
+    head, _, rest = entry.text.strip().partition("\n")
+    parts = [rest, *(f"{name}: {_shown(value)}" for name, value in entry.data.items())]
+    block = "\n".join(part for part in parts if part)
+    if len(block) > ENTRY_LENGTH:
+        block = f"{block[:ENTRY_LENGTH]}\n… {len(block) - ENTRY_LENGTH} characters more in the incident"
+    return Line(_clock_time(entry), head, block)
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _clock_time(entry: TimelineEntry) -> str:
+    return datetime.fromtimestamp(entry.at, UTC).strftime("%H:%M:%S")
+
+
+def _one_line(text: str) -> str:
+    """Without line ends and other control characters, so that no value can start a line or a header of its own."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
