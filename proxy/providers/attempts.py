@@ -190,6 +190,7 @@ class Attempts:
         self, name: str, opened: float, took: float, remaining: int | None, ending: Ending, message: str, malformed: int
     ) -> None:
         """What a stream's end says of its provider; that the caller went away says nothing."""
+        self._record.refresh()
         if malformed:
             self._malformed.inc(name, by=malformed)
         if ending is Ending.COMPLETE:

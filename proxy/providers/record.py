@@ -146,7 +146,6 @@ class ProviderRecord:
 
     def event(self, name: str, event: Event) -> None:
         """Applies an event to the shared circuit; a no-op is found without writing."""
-        self.refresh()
         known, now = self._known[name], self._clock.monotonic()
         if apply(known.circuit, event, self._policy, now) is known.circuit:
             return
