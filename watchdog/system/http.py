@@ -188,16 +188,17 @@ async def _read_body(response: httpx.Response, max_bytes: int, url: str) -> byte
     return b"".join(chunks)
 
 
+_PHASES = {
+    "connection.connect_tcp": "connect",
+    "connection.connect_unix_socket": "connect",
+    "connection.start_tls": "tls",
+    "http11.send_request_headers": "processing",
+    "http11.receive_response_body": "transfer",
+}
+
+
 class _Phases:
     """Turns httpcore's trace events into seconds per phase."""
-
-    _NAMES = {  # noqa: RUF012 - a constant table
-        "connection.connect_tcp": "connect",
-        "connection.connect_unix_socket": "connect",
-        "connection.start_tls": "tls",
-        "http11.send_request_headers": "processing",
-        "http11.receive_response_body": "transfer",
-    }
 
     def __init__(self, clock: Any) -> None:
         self._clock = clock
@@ -208,7 +209,7 @@ class _Phases:
 
     def seconds(self) -> dict[str, float]:
         spent: dict[str, float] = {}
-        for event, phase in self._NAMES.items():
+        for event, phase in _PHASES.items():
             end = "http11.receive_response_headers.complete" if phase == "processing" else f"{event}.complete"
             if f"{event}.started" in self._marks and end in self._marks:
                 spent[phase] = self._marks[end] - self._marks[f"{event}.started"]

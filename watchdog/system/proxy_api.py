@@ -128,7 +128,7 @@ class ProviderHealth(_Answer):
 
 
 class CacheHealth(_Answer):
-    """The response cache; sizes in MB (10^6 bytes unless the proxy says otherwise), `hit_rate` 0 to 1 or None."""
+    """The response cache; sizes in MB of 2^20 bytes, `hit_rate` 0 to 1 or None."""
 
     status: Literal["healthy", "warning", "critical", "disabled"]
     memory_usage_mb: float = 0.0
