@@ -105,12 +105,15 @@ class RuleEngine:
         return events
 
     def evaluate_touched(self, names: Iterable[str], now: float) -> list[AlertEvent]:
-        """Evaluates, in order, the rules that read one of these metric names, directly or through recording rules."""
+        """Evaluates the rules that read one of these metric names, directly or through recording rules.
+
+        Recording rules come first, whatever their files, so that the alerts see what they record.
+        """
         todo = {index for name in {"", *names} for index in self._readers.get(name, ())}
         done: set[int] = set()
         events: list[AlertEvent] = []
         while todo:
-            index = min(todo)
+            index = min(todo, key=self._order)
             todo.discard(index)
             done.add(index)
             one = self._rules[index]
@@ -118,6 +121,9 @@ class RuleEngine:
             if isinstance(one.rule, RecordingRule):
                 todo.update(reader for reader in self._readers.get(one.rule.record, ()) if reader not in done)
         return events
+
+    def _order(self, index: int) -> tuple[bool, int]:
+        return isinstance(self._rules[index].rule, AlertingRule), index
 
     def next_due(self, now: float) -> float:
         """When `evaluate_due` next has something to do: `now` at the earliest, infinity without rules."""

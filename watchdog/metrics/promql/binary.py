@@ -38,6 +38,8 @@ COMPARISON: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
 }
 SETS = frozenset({"and", "or", "unless"})
+_NAMED = frozenset({"atan2"})
+"""Arithmetic after which elements keep their names; Prometheus 2.42 overlooks this operator."""
 
 Signature = tuple[str, Labels]
 
@@ -64,7 +66,7 @@ def apply(op: str, left: Value, right: Value, matching: Matching, as_bool: bool)
 def _with_scalar(op: str, vector: Vector, pair: Callable[[float], tuple[float, float]], as_bool: bool) -> Vector:
     if op in ARITHMETIC:
         compute = ARITHMETIC[op]
-        return [("", labels, compute(*pair(value))) for _, labels, value in vector]
+        return [(name if op in _NAMED else "", labels, compute(*pair(value))) for name, labels, value in vector]
     holds = COMPARISON[op]
     if as_bool:
         return [("", labels, float(holds(*pair(value)))) for _, labels, value in vector]
@@ -104,7 +106,7 @@ def _match(op: str, left: Vector, right: Vector, matching: Matching, as_bool: bo
     found: Vector = []
     seen: set[tuple[Signature, str, Labels]] = set()
     compute, holds = ARITHMETIC.get(op), COMPARISON.get(op)
-    keep_name = compute is None and not as_bool
+    keep_name = op in _NAMED or (compute is None and not as_bool)
     for element in many:
         signature = sign(element)
         partner = partners.get(signature)
