@@ -1,0 +1,430 @@
+"""The composition root: builds everything once, runs it, reloads it, stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import sdnotify
+
+from watchdog.actions import ActionContext
+from watchdog.api.app import create_app
+from watchdog.api.parts import Parts
+from watchdog.api.server import ControlServer
+from watchdog.clock import Clock, SystemClock
+from watchdog.core.incidents import Incident
+from watchdog.core.model import AlertChange, AlertEvent, AlertState
+from watchdog.core.targets import parse_target
+from watchdog.environment import check_environment
+from watchdog.errors import ConfigError, EnvironmentUnfit, ProxywatchError, StoreError
+from watchdog.journal import setup_logging
+from watchdog.metrics.engine import RuleEngine
+from watchdog.metrics.rules import RuleGroup, load_rules
+from watchdog.metrics.series import SeriesStore
+from watchdog.notifiers import NotifierContext
+from watchdog.notifiers.dispatch import Dispatcher
+from watchdog.notifiers.routes_file import RoutesConfig, load_routes
+from watchdog.notifiers.sender import Sender, build_notifiers
+from watchdog.pipeline import Pipeline
+from watchdog.playbooks.bell import Bell
+from watchdog.playbooks.desk import Desk
+from watchdog.playbooks.evidence import Evidence
+from watchdog.playbooks.guards import Guards
+from watchdog.playbooks.runner import Runner
+from watchdog.playbooks.schema import Playbook, load_playbooks
+from watchdog.playbooks.verification import Verifier
+from watchdog.rounds import Rounds
+from watchdog.schedule import Schedule
+from watchdog.settings import Config, Loaded, load_config
+from watchdog.store.alerts import Alerts
+from watchdog.store.database import Database
+from watchdog.store.facts import Facts
+from watchdog.store.outbox import Outbox
+from watchdog.store.runs import Runs
+from watchdog.system.http import HttpClient
+from watchdog.system.proxy_api import ProxyApi
+from watchdog.system.services import ServiceContext, ServiceController, services
+
+log = logging.getLogger("proxywatch")
+
+SYNC_SECONDS = 2.0
+"""How often incidents are made to agree with alerts and waiting ones are considered again."""
+HOUSEKEEPING_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Everything that a configuration names, read and judged."""
+
+    loaded: Loaded
+    groups: tuple[RuleGroup, ...]
+    playbooks: Mapping[str, Playbook]
+    routes: RoutesConfig
+
+
+def read_files(file: Path | None) -> Files:
+    """Reads the configuration and all that it names. Raises ConfigError for the first problem."""
+    loaded = load_config(file)
+    groups = tuple(group for path in loaded.paths(loaded.config.rules, "rules") for group in load_rules(path))
+    playbooks = load_playbooks(loaded.paths(loaded.config.playbooks, "playbooks"))
+    (routes,) = loaded.paths([loaded.config.routes], "routes")
+    return Files(loaded, groups, playbooks, load_routes(routes))
+
+
+class Daemon:
+    """One running agent. `database` is a seam: tests open one that dies at a chosen write."""
+
+    def __init__(
+        self, files: Files, *, database: Callable[[Path], Database] = Database, clock: Clock | None = None
+    ) -> None:
+        config = files.loaded.config
+        self.clock = clock or SystemClock()
+        self._file = files.loaded.file
+        self._routes = files.routes
+        self.bell = Bell()
+        self.database = database(config.state_dir / "proxywatch.db")
+        self.http = HttpClient()
+        self.services: dict[str, ServiceController] = {}
+        self.proxies: dict[str, ProxyApi] = {}
+        self._build_services(config)
+        self.series = SeriesStore(config.memory.retention, config.memory.max_series, config.memory.max_samples)
+        self.engine = RuleEngine(files.groups, self.series)
+        self.outbox = Outbox(self.database, self.clock)
+        self.dispatcher = Dispatcher(
+            files.routes,
+            self.database,
+            self.outbox,
+            self.clock,
+            lambda: [a.labels for a in self.engine.alerts() if a.state is AlertState.FIRING],
+        )
+        self.sender = Sender(self.outbox, build_notifiers(files.routes, self._notifier_context(config)), self.clock)
+        self.desk = Desk(self.database, self.clock, self.engine.alerts, self._announce)
+        self.runs = Runs(self.database)
+        self.facts = Facts(self.database)
+        self.guards = Guards(
+            desk=self.desk,
+            runs=self.runs,
+            facts=self.facts,
+            clock=self.clock,
+            limits=config.guards.limits(),
+            stopped_on_purpose=self._stopped_on_purpose,
+        )
+        self.verifier = Verifier(self._holds, self.desk, self.clock, self.bell)
+        self.runner = Runner(
+            desk=self.desk,
+            runs=self.runs,
+            guards=self.guards,
+            verifier=self.verifier,
+            evidence=Evidence(self.desk, self._context),
+            context=self._context,
+            clock=self.clock,
+            bell=self.bell,
+        )
+        self.runner.playbooks = files.playbooks
+        self.pipeline = Pipeline(self.series, self.engine, self.clock, self.bell, self._take)
+        self.schedule = Schedule(self.clock)
+        self.rounds = Rounds(self.pipeline, self.schedule, self.clock, self.http, self.services)
+        self.parts = Parts(
+            loaded=files.loaded,
+            clock=self.clock,
+            started_at=self.clock.now(),
+            series=self.series,
+            pipeline=self.pipeline,
+            desk=self.desk,
+            runs=self.runs,
+            runner=self.runner,
+            verifier=self.verifier,
+            facts=self.facts,
+            outbox=self.outbox,
+            schedule=self.schedule,
+            bell=self.bell,
+            services=self.services,
+            proxies=self.proxies,
+            reload=self.reload,
+            probe_now=self.rounds.run_now,
+        )
+        self._control = ControlServer(create_app(self.parts), files.loaded.control_socket)
+        self._notifier = sdnotify.SystemdNotifier()
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(
+        self, *, with_services: bool = False, view: Callable[[Parts, asyncio.Event], object] | None = None
+    ) -> None:
+        """Runs until SIGTERM, SIGINT or `stop`. `with_services`: services that we start as children end with us."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload_and_say(), "reload"))
+        try:
+            await self._control.start()
+            self._restore_alerts()
+            await self._start_services(with_services)
+            await self.rounds.begin(self.parts.loaded.config)
+            self.schedule.start()
+            for work in (self._evaluate, self._keep_in_step, self._keep_house, self._feed_watchdog):
+                self._spawn(work(), work.__name__)
+            self._spawn(self.dispatcher.run(self._stop), "dispatcher")
+            self._spawn(self.sender.run(self._stop), "sender")
+            await self.rounds.first_round()
+            await self.runner.resume()
+            self.parts.ready = True
+            self.bell.ring()
+            self._notifier.notify("READY=1")
+            log.info("ready: %s", self._headline())
+            if view is not None:
+                self._spawn(view(self.parts, self._stop), "view")  # type: ignore[arg-type]
+            await self._stop.wait()
+        finally:
+            await self._shut_down(with_services)
+
+    def stop(self) -> None:
+        """Asks the daemon to end in good order."""
+        self._stop.set()
+
+    async def reload(self) -> str:
+        """Reads everything again and takes it over; on any error nothing changes and ConfigError says why."""
+        self._notifier.notify("RELOADING=1")
+        try:
+            files = await asyncio.to_thread(read_files, self._file)
+            config = files.loaded.config
+            notifiers = build_notifiers(files.routes, self._notifier_context(config))
+        except ConfigError as error:
+            self.parts.reload_error = str(error)
+            raise
+        finally:
+            self._notifier.notify("READY=1")
+        self._build_services(config)
+        self.guards.limits = config.guards.limits()
+        self.runner.playbooks = files.playbooks
+        self.dispatcher.config = files.routes
+        self.sender.receivers = notifiers
+        self.dispatcher.wake()
+        self.sender.wake()
+        self._take(self.engine.replace(files.groups, self.clock.now()))
+        await self.rounds.replace(config)
+        self.parts.loaded = files.loaded
+        self.parts.reload_error = ""
+        return self._headline()
+
+    async def _reload_and_say(self) -> None:
+        try:
+            log.info("reloaded: %s", await self.reload())
+        except ConfigError as error:
+            log.error("configuration refused, the last good one stays in force: %s", error)  # noqa: TRY400
+
+    # --- what goes round ------------------------------------------------------------------------------------------
+
+    async def _evaluate(self) -> None:
+        """Evaluates rules when they are due by time."""
+        while True:
+            due = self.engine.next_due(self.clock.now())
+            await asyncio.sleep(min(1.0, max(0.01, due - self.clock.now())))
+            self.pipeline.tick()
+
+    async def _keep_in_step(self) -> None:
+        """Makes incidents agree with alerts, and considers again those that nothing is done about."""
+        while True:
+            await asyncio.sleep(SYNC_SECONDS)
+            with self._store_trouble():
+                self._consider(self.desk.sync(self.engine.alerts()))
+                self._consider(self.desk.unresolved)
+
+    async def _keep_house(self) -> None:
+        while True:
+            with self._store_trouble():
+                self.desk.incidents.prune(self.clock.now() - self.parts.loaded.config.history)
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+    async def _feed_watchdog(self) -> None:
+        """WATCHDOG=1 only while the scheduler itself advances: a loop that merely turns proves nothing."""
+        limit = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
+        while True:
+            await asyncio.sleep(min(5.0, limit / 3) if limit else 5.0)
+            longest = max((p.interval for p in self.parts.loaded.config.probes.values()), default=60.0)
+            if self.clock.now() - self.schedule.advanced_at < longest + 10:
+                self._notifier.notify(f"WATCHDOG=1\nSTATUS={self._headline()}")
+
+    def _take(self, events: list[AlertEvent] | object) -> None:
+        with self._store_trouble():
+            self._consider(self.desk.take(events))  # type: ignore[arg-type]
+
+    def _consider(self, incidents: list[Incident]) -> None:
+        if not self.parts.ready:
+            return
+        for incident in incidents:
+            current = self.desk.get(incident.id)
+            if current is not None and current.resolved_at is None:
+                self.runner.consider(current)
+
+    @contextlib.contextmanager
+    def _store_trouble(self):  # type: ignore[no-untyped-def]
+        """Without a memory nothing is done, but measuring goes on and it is said."""
+        try:
+            yield
+        except StoreError as error:
+            log.critical("%s (%s); no repair is attempted until it can be written again", error, error.hint)
+
+    # --- building --------------------------------------------------------------------------------------------------
+
+    def _build_services(self, config: Config) -> None:
+        for name, settings in config.services.items():
+            context = ServiceContext(name, config.run_dir, config.log_dir, self.clock, self.http)
+            self.services[name] = services.implementation(settings.kind)(settings, context)
+            if settings.proxy is not None:
+                self.proxies[name] = ProxyApi(settings.proxy, self.http)
+        for name in [name for name in self.services if name not in config.services]:
+            self.services.pop(name)
+            self.proxies.pop(name, None)
+
+    def _notifier_context(self, config: Config) -> NotifierContext:
+        return NotifierContext(self.clock, self.http, config.host or socket.gethostname())
+
+    def _context(self, target: str, labels: Mapping[str, str]) -> ActionContext:
+        parsed = parse_target(target)
+        known = dict(labels)
+        if parsed.kind == "provider" and "service" not in known and len(self.proxies) == 1:
+            known["service"] = next(iter(self.proxies))
+        return ActionContext(
+            target=parsed,
+            labels=known,
+            services=self.services,
+            proxies=self.proxies,
+            clock=self.clock,
+            log_dir=self.parts.loaded.config.log_dir,
+        )
+
+    def _announce(self, notice: object) -> None:
+        self.dispatcher.notify(notice)  # type: ignore[arg-type]
+
+    def _holds(self, expression: str) -> bool:
+        result = self.engine.query(expression, self.clock.now())
+        return bool(getattr(result, "samples", result))
+
+    def _stopped_on_purpose(self) -> frozenset[str]:
+        found = self.series.latest("proxywatch_service_stopped")
+        return frozenset(dict(labels).get("service", "") for labels, value, _at in found if value == 1)
+
+    def _restore_alerts(self) -> None:
+        known = Alerts(self.database).all()
+        orphans = self.engine.restore(known)
+        now = self.clock.now()
+        self._take([AlertEvent(AlertChange.RESOLVED, alert, now) for alert in orphans])
+
+    async def _start_services(self, with_services: bool) -> None:
+        """Children of ours that do not run are started; those that an earlier life of ours started are adopted."""
+        for name, settings in self.parts.loaded.config.services.items():
+            if settings.kind != "child":
+                continue
+            status = await self.services[name].status()
+            if status.state == "running" and status.identity is not None:
+                log.info("service %s runs already (pid %d)", name, status.identity.pid)
+            elif with_services or not status.on_purpose:
+                log.info("starting service %s", name)
+                try:
+                    await self.services[name].start()
+                except ProxywatchError as error:
+                    log.error("service %s: %s", name, error)  # noqa: TRY400
+
+    async def _shut_down(self, with_services: bool) -> None:
+        self._notifier.notify("STOPPING=1")
+        self._stop.set()
+        self.schedule.stop()
+        await self.rounds.end()
+        await self.runner.stop()
+        for task in self._tasks:
+            if task.get_name() not in {"sender", "dispatcher", "view"}:
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._control.stop()
+        if with_services:
+            for name, settings in self.parts.loaded.config.services.items():
+                if settings.kind == "child":
+                    log.info("stopping service %s", name)
+                    with contextlib.suppress(ProxywatchError):
+                        await self.services[name].stop()
+        await self.http.close()
+        self.database.close()
+        log.info("stopped")
+
+    def _spawn(self, work: object, name: str) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
+        self._tasks.append(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.remove(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.critical(
+                "%s ended by a bug of ours; stopping so that systemd starts us anew", task.get_name(), exc_info=error
+            )
+            self.failed = True
+            self.stop()
+
+    failed = False
+    """Whether a part of the daemon ended by a bug; the exit code is 1 then."""
+
+    def _headline(self) -> str:
+        config = self.parts.loaded.config
+        incidents = self.desk.unresolved
+        health = f"{len(incidents)} unresolved incident(s)" if incidents else "all well"
+        return (
+            f"{health}; {len(config.services)} services, {len(config.probes)} probes, "
+            f"{len(self.engine.rules())} rules, {len(self.runner.playbooks)} playbooks"
+        )
+
+
+@contextlib.contextmanager
+def _only_one(run_dir: Path):  # type: ignore[no-untyped-def]
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / "proxywatch.lock"
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            pid = lock.read().strip() or "unknown"
+            raise EnvironmentUnfit(
+                f"another proxywatch (pid {pid}) runs with {run_dir}",
+                hint="stop it, or give this one a run_dir of its own",
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def run(config: Path | None, *, plain: bool = False, with_services: bool = False) -> int:
+    """The command `proxywatch run`: 0 after a stop in good order, 1 after a bug, 2 if it could not begin."""
+    # Commands of this environment are found by name, although its bin directory may not be on the caller's PATH.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    try:
+        check_environment()
+        files = read_files(config)
+        setup_logging(files.loaded.config.log.level, files.loaded.config.log.format)
+        with _only_one(files.loaded.config.run_dir):
+            return asyncio.run(_main(files, plain=plain, with_services=with_services))
+    except (ConfigError, EnvironmentUnfit, StoreError) as error:
+        print(f"proxywatch: {error}" + (f"; {error.hint}" if error.hint else ""), file=sys.stderr)
+        return 2
+
+
+async def _main(files: Files, *, plain: bool, with_services: bool) -> int:
+    daemon = Daemon(files)
+    view = None
+    if not plain and sys.stdout.isatty() and sys.stderr.isatty():
+        from watchdog.cli.live import live
+
+        view = live
+    await daemon.run(with_services=with_services, view=view)
+    return 1 if daemon.failed else 0

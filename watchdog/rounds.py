@@ -1,0 +1,120 @@
+"""Keeps the probes going: builds them, gives each its job and its watcher, replaces what a reload changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from watchdog.clock import Clock
+from watchdog.pipeline import Pipeline
+from watchdog.probes import Closer, Probe, ProbeContext, ProbeSettings, Watcher, probes, run_once
+from watchdog.schedule import Pace, Schedule
+from watchdog.settings import Config
+from watchdog.system.http import HttpClient
+from watchdog.system.services import ServiceController
+
+log = logging.getLogger("proxywatch.probe")
+
+FIRST_ROUND_SECONDS = 10.0
+WATCHER_RETRY_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class _Entry:
+    settings: ProbeSettings
+    probe: Probe
+    watcher: asyncio.Task[None] | None
+
+
+class Rounds:
+    """All probes of the configuration by name."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        schedule: Schedule,
+        clock: Clock,
+        http: HttpClient,
+        services: Mapping[str, ServiceController],
+    ) -> None:
+        self._pipeline = pipeline
+        self._schedule = schedule
+        self._clock = clock
+        self._http = http
+        self._services = services
+        self._entries: dict[str, _Entry] = {}
+        self._measured: dict[str, asyncio.Event] = {}
+
+    async def begin(self, config: Config) -> None:
+        """Builds every probe and schedules it at once."""
+        await self.replace(config)
+
+    async def replace(self, config: Config) -> None:
+        """Takes over another configuration: only what changed is built anew."""
+        for name in list(self._entries):
+            if self._entries[name].settings != config.probes.get(name):
+                await self._remove(name)
+        for name, settings in config.probes.items():
+            if name not in self._entries:
+                self._add(name, settings, config)
+
+    async def first_round(self) -> None:
+        """Until every probe has measured once, or as long as the slowest may take."""
+        waits = [event.wait() for event in self._measured.values()]
+        try:
+            async with asyncio.timeout(FIRST_ROUND_SECONDS):
+                await asyncio.gather(*waits)
+        except TimeoutError:
+            slow = [name for name, event in self._measured.items() if not event.is_set()]
+            log.warning("ready without a first measurement of: %s", ", ".join(slow))
+
+    async def run_now(self, name: str) -> None:
+        """One measurement at once. KeyError for an unknown name."""
+        entry = self._entries[name]
+        result = await run_once(entry.probe, entry.settings, name, self._clock)
+        if self._entries.get(name) is entry:
+            self._pipeline.measured(name, entry.settings, result)
+            self._measured[name].set()
+
+    async def end(self) -> None:
+        """Closes every probe."""
+        for name in list(self._entries):
+            await self._remove(name, forget=False)
+
+    def _add(self, name: str, settings: ProbeSettings, config: Config) -> None:
+        proxies = {n: s.proxy for n, s in config.services.items() if s.proxy is not None}
+        context = ProbeContext(name, self._clock, self._http, self._services, proxies)
+        probe = probes.implementation(settings.kind)(settings, context)
+        watcher = None
+        if isinstance(probe, Watcher):
+            watcher = asyncio.create_task(self._watch(name, settings, probe), name=f"watch-{name}")
+        self._entries[name] = _Entry(settings, probe, watcher)
+        self._measured[name] = asyncio.Event()
+
+        async def work() -> None:
+            await self.run_now(name)
+
+        self._schedule.every(name, Pace.model_construct(interval=settings.interval, jitter=settings.jitter), work)
+
+    async def _watch(self, name: str, settings: ProbeSettings, probe: Watcher) -> None:
+        """A watcher that fails by a bug is said once and started again; polling goes on beside it anyway."""
+        while True:
+            try:
+                await probe.watch(lambda samples: self._pipeline.announced(name, settings, samples))
+            except Exception:
+                log.exception("probe %s: its watcher failed by a bug of ours; it starts again", name)
+            await asyncio.sleep(WATCHER_RETRY_SECONDS)
+
+    async def _remove(self, name: str, *, forget: bool = True) -> None:
+        entry = self._entries.pop(name)
+        self._schedule.remove(name)
+        del self._measured[name]
+        if entry.watcher is not None:
+            entry.watcher.cancel()
+            await asyncio.gather(entry.watcher, return_exceptions=True)
+        if isinstance(entry.probe, Closer):
+            await entry.probe.close()
+        if forget:
+            self._pipeline.forget(name)
