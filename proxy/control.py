@@ -62,6 +62,7 @@ class ControlServer:
         self._route = route
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.AbstractServer | None = None
+        self._inode = 0
 
     async def start(self) -> None:
         """Binds the socket, replacing a file that an earlier process left. OSError if the path cannot be bound."""
@@ -79,13 +80,16 @@ class ControlServer:
             raise
         finally:
             os.umask(previous)
+        self._inode = self._path.stat().st_ino
         self._server = await asyncio.start_unix_server(self._connected, sock=listener)
 
     async def close(self) -> None:
-        """Removes the socket and ends its connections."""
+        """Ends its connections and removes the socket, unless a successor has bound its own at the same path."""
         if self._server is None:
             return
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if self._path.stat().st_ino == self._inode:
+                self._path.unlink()
         self._server.close()
         for task in list(self._connections):
             task.cancel()

@@ -1,12 +1,12 @@
-"""One YAML file and `LLM_PROXY_*` environment → one frozen model. Unknown keys are errors."""
+"""What llm-proxy.yaml may say: one frozen model. Unknown keys are errors; `config_file.py` reads the file."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -41,8 +41,14 @@ class Key(Section):
 
     id: str
     role: Literal["user", "admin"] = "user"
-    sha256: str | None = None
+    sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$")
     key_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.sha256 is None) == (self.key_file is None):
+            raise ValueError("expected exactly one of sha256 and key_file")
+        return self
 
 
 class Auth(Section):
@@ -153,3 +159,14 @@ class Settings(Section):
     log: Log = Log()
     faults: bool = False
     """Enables `POST /debug/fault` for an admin key: real faults for demonstrations and drills. Never in production."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        for noun, names in (
+            ("provider name", [provider.name for provider in self.providers]),
+            ("key id", [key.id for key in self.auth.keys]),
+            ("port of a local provider", [str(p.port) for p in self.providers if isinstance(p, LocalProvider)]),
+        ):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"expected every {noun} once, found {twice[0]!r} twice")
+        return self

@@ -79,7 +79,6 @@ TABLE: dict[tuple[State, Event], tuple[State, Action]] = {
     (State.BACKOFF, Event.STOP): (State.GONE, Action.FORGET),
     (State.STOPPING, Event.READY): (State.STOPPING, Action.NOTHING),
     (State.STOPPING, Event.OVERDUE): (State.STOPPING, Action.NOTHING),
-    (State.STOPPING, Event.REPLACEMENT_DIED): (State.STOPPING, Action.NOTHING),
     (State.STOPPING, Event.DIED): (State.GONE, Action.FORGET),
 }
 

@@ -1,0 +1,229 @@
+"""`llm-proxy`: the command line. Parses, calls one function, prints; exit 0, 1 (failed) or 2 (wrong use or file)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from proxy import __version__
+from proxy.errors import ConfigError, ProxyError
+
+_RECYCLE_TIMEOUT_SECONDS = 3600.0
+_DEMO_TIMEOUT_SECONDS = 5.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit status."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(_with_command(given))
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except ConfigError as error:
+        _complain(f"{error}{f' ({error.hint})' if error.hint else ''}")
+        return 1 if command is _worker else 2
+    except ProxyError as error:
+        _complain(str(error))
+        return 2
+    except BrokenPipeError:
+        return 1
+
+
+def _with_command(given: list[str]) -> list[str]:
+    """`run` is what a bare `llm-proxy --port 9000` means."""
+    bare = not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version"))
+    return ["run", *given] if bare else given
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llm-proxy", description="A small OpenAI-compatible proxy. Without a command it runs."
+    )
+    parser.add_argument("--version", action="version", version=f"llm-proxy {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="serve until SIGTERM")
+    _config_option(run)
+    run.add_argument("--host")
+    run.add_argument("--port", type=int)
+    run.add_argument("--workers", type=int)
+    run.set_defaults(command=_run)
+
+    config = commands.add_parser("config", help="judge a configuration").add_subparsers(required=True, metavar="WHAT")
+    check = config.add_parser("check", help="say whether FILE could be run")
+    check.add_argument("file", nargs="?")
+    check.set_defaults(command=_config_check)
+
+    status = commands.add_parser("status", help="what the master and its workers do")
+    _config_option(status)
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(command=_status)
+
+    recycle = commands.add_parser("recycle", help="replace one worker, or all, one at a time, without losing a request")
+    _config_option(recycle)
+    recycle.add_argument("slot", nargs="?", type=int)
+    recycle.set_defaults(command=_recycle)
+
+    demo = commands.add_parser("demo", help="tell a demo upstream how to behave")
+    _config_option(demo)
+    demo.add_argument("name")
+    demo.add_argument("mode")
+    demo.add_argument("--seconds", type=float, dest="delay_seconds", help="delay of slow and silent")
+    demo.add_argument("--retry-after", type=float)
+    demo.add_argument("--after-chunks", type=int)
+    demo.add_argument("--chunks", type=int)
+    demo.add_argument("--chunk-delay", type=float, dest="chunk_delay_seconds")
+    demo.add_argument("--for-requests", type=int)
+    demo.set_defaults(command=_demo)
+
+    worker = commands.add_parser("worker")
+    worker.add_argument("order_fd", type=int)
+    worker.set_defaults(command=_worker)
+
+    upstream = commands.add_parser("demo-upstream")
+    upstream.add_argument("--name", required=True)
+    upstream.add_argument("--port", type=int, required=True)
+    upstream.set_defaults(command=_demo_upstream)
+
+    load = commands.add_parser("load-config")
+    load.add_argument("overrides", type=json.loads)
+    load.add_argument("file", nargs="?")
+    load.set_defaults(command=_load_config)
+    return parser
+
+
+def _config_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", default=os.environ.get("LLM_PROXY_CONFIG"))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from proxy import master, namesake
+
+    if (fault := namesake.fault()) is not None:
+        _complain(fault)
+        return 2
+    overrides = {name: value for name in ("host", "port", "workers") if (value := getattr(arguments, name)) is not None}
+    return master.run(arguments.config, overrides)
+
+
+def _load(file: str | None, overrides: dict[str, Any]) -> Any:
+    from proxy import config_file
+
+    return config_file.load(config_file.find(file), os.environ, overrides)
+
+
+def _config_check(arguments: argparse.Namespace) -> int:
+    loaded = _load(arguments.file or os.environ.get("LLM_PROXY_CONFIG"), {})
+    print(f"{loaded.file}: good")
+    return 0
+
+
+def _load_config(arguments: argparse.Namespace) -> int:
+    """The master's question, answered on standard output: the document, and what the master itself needs of it."""
+    loaded = _load(arguments.file, arguments.overrides)
+    settings = loaded.settings
+    answer = {
+        "document": loaded.document,
+        "file": str(loaded.file),
+        "host": settings.host,
+        "port": settings.port,
+        "workers": settings.workers,
+        "run_dir": str(settings.run_dir),
+        "recycle": settings.recycle.model_dump(),
+        "admin_key_files": [str(key.key_file) for key in settings.auth.keys if key.key_file and key.role == "admin"],
+        "demos": [(provider.name, provider.port) for provider in settings.providers if provider.kind == "local"],
+    }
+    json.dump(answer, sys.stdout, default=str)
+    return 0
+
+
+def _worker(arguments: argparse.Namespace) -> int:
+    from proxy import worker
+
+    return worker.run(arguments.order_fd)
+
+
+def _demo_upstream(arguments: argparse.Namespace) -> int:
+    import ctypes
+    import signal
+
+    from proxy import demo_upstream
+
+    # It has no pipe to a master, so the kernel tells it of the master's death (prctl(2), PR_SET_PDEATHSIG).
+    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
+    demo_upstream.run(arguments.name, arguments.port)
+    return 0
+
+
+def _ask_master(arguments: argparse.Namespace, method: str, target: str, timeout: float) -> tuple[int, dict[str, Any]]:
+    from proxy.control import request
+
+    socket_path: Path = _load(arguments.config, {}).settings.run_dir / "master.sock"
+    try:
+        return request(socket_path, method, target, timeout=timeout)
+    except OSError as error:
+        raise ProxyError(f"no llm-proxy answers at {socket_path}: {error.strerror or error}") from error
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    _, status = _ask_master(arguments, "GET", "/status", 5.0)
+    if arguments.json:
+        print(json.dumps(status, indent=2))
+        return 0
+    place = f"http://{status['host']}:{status['port']}"
+    lines = [f"llm-proxy {status['version']} {status['state']} on {place} pid {status['pid']}"]
+    lines += [
+        f"  worker {worker['slot']}: {worker['state']} pid {worker['pid']} "
+        f"starts {worker['starts']} crashes {worker['crashes']} last exit: {worker['last_exit'] or 'none'}"
+        for worker in status["workers"]
+    ]
+    print("\n".join(lines))
+    return 0 if status["state"] == "serving" else 1
+
+
+def _recycle(arguments: argparse.Namespace) -> int:
+    target = "/recycle" if arguments.slot is None else f"/workers/{arguments.slot}/recycle"
+    code, answer = _ask_master(arguments, "POST", target, _RECYCLE_TIMEOUT_SECONDS)
+    if code != 200:
+        _complain(str(answer.get("error", answer)))
+        return 1
+    for done in answer.get("recycled", [answer | {"slot": arguments.slot}]):
+        print(f"worker {done['slot']}: pid {done['old_pid']} replaced by {done['new_pid']}")
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    import urllib.error
+    import urllib.request
+
+    ports = {p.name: p.port for p in _load(arguments.config, {}).settings.providers if p.kind == "local"}
+    if arguments.name not in ports:
+        raise ProxyError(f"no provider {arguments.name!r} of kind local; expected one of {', '.join(sorted(ports))}")
+    names = ("mode", "delay_seconds", "retry_after", "after_chunks", "chunks", "chunk_delay_seconds", "for_requests")
+    behaviour = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    url = f"http://127.0.0.1:{ports[arguments.name]}/_demo/behaviour"
+    call = urllib.request.Request(
+        url, json.dumps(behaviour).encode(), {"content-type": "application/json"}, method="POST"
+    )
+    try:
+        with urllib.request.urlopen(call, timeout=_DEMO_TIMEOUT_SECONDS) as response:  # noqa: S310
+            print(response.read().decode().strip())
+    except urllib.error.HTTPError as error:
+        _complain(error.read().decode().strip())
+        return 2
+    except OSError as error:
+        raise ProxyError(f"the demo upstream {arguments.name} does not answer at {url}: {error}") from error
+    return 0
+
+
+def _complain(line: str) -> None:
+    sys.stderr.write(f"llm-proxy: {line}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

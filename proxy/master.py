@@ -1,0 +1,401 @@
+"""The master: holds the listening socket and keeps workers (and demo upstreams) alive. It judges nobody's health.
+
+It stays small: configuration is judged in a short-lived child, and neither pydantic nor a web server is imported here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from proxy import __version__, metrics, run_directory
+from proxy.children import Child, dump_stacks, process_state, spawn, watch_ready
+from proxy.clock import Clock, SystemClock
+from proxy.control import Answer, Call, ControlServer, Document, not_found
+from proxy.errors import ConfigError
+from proxy.plan import Plan, load_plan, make_admin_keys
+from proxy.slots import State
+from proxy.supervision import Pace, RecycleFailed, Slot
+
+_EVENTS_KEPT = 1000
+_DEMO_DRAIN_SECONDS = 3.0
+
+
+def say(line: str) -> None:
+    """One line for the operator, on standard error."""
+    sys.stderr.write(f"llm-proxy: {line}\n")
+    sys.stderr.flush()
+
+
+def run(file: str | None, overrides: Document) -> int:
+    """Serves until SIGTERM; returns the exit status. ConfigError and CannotServe are for the caller to print."""
+    plan = load_plan(file, overrides)
+    lock = run_directory.lock(plan.run_dir)
+    listener = run_directory.passed_socket()
+    if listener is None:
+        listener = run_directory.bind(plan.host, plan.port, plan.run_dir, say)
+    else:
+        run_directory.end(run_directory.stale_children(plan.run_dir), signal.SIGTERM)
+    for made in make_admin_keys(plan.admin_key_files):
+        say(f"made an admin key in {made}")
+    try:
+        return asyncio.run(Master(plan, listener, file, overrides, SystemClock()).serve())
+    finally:
+        listener.close()
+        os.close(lock)
+
+
+class Master:
+    """Slots, signals and the control socket of one running service."""
+
+    def __init__(
+        self, plan: Plan, listener: socket.socket, file: str | None, overrides: Document, clock: Clock
+    ) -> None:
+        from sdnotify import SystemdNotifier
+
+        self._plan = plan
+        self._listener = listener
+        self._file = file
+        self._overrides = overrides
+        self._clock = clock
+        self._state = "starting"
+        self._started_at = clock.wall()
+        self._reloaded = True
+        self._slots: dict[int, Slot] = {}
+        self._demos: dict[tuple[str, int], Slot] = {}
+        self._retired: list[Slot] = []
+        self._listening: set[asyncio.Queue[Document | None]] = set()
+        self._life = os.pipe()
+        self._stop = asyncio.Event()
+        self._rolling = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._notifier = SystemdNotifier()
+        metrics.fold_all(plan.run_dir / "metrics")
+        self._metrics = metrics.Metrics(plan.run_dir / "metrics", f"master-{secrets.token_hex(4)}")
+        self._starts = self._metrics.counter("llm_proxy_worker_starts_total", "Workers started.")
+        self._exits = self._metrics.counter("llm_proxy_worker_exits_total", "Workers that ended.", ("how",))
+        self._serving = self._metrics.gauge("llm_proxy_workers_serving", "Workers that serve.")
+        self._wanted = self._metrics.gauge("llm_proxy_workers_wanted", "Workers that should serve.")
+        self._good = self._metrics.gauge("config_last_reload_successful", "1 if the last reload was accepted.")
+
+    async def serve(self) -> int:
+        """Starts everything, waits for the order to stop, lets all drain. Returns the exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._order_stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._task(self._reload()))
+        control = ControlServer(self._plan.run_dir / "master.sock", self._route)
+        await control.start()
+        self._good.set(1)
+        self._fill()
+        try:
+            await self._stop.wait()
+            await self._drain()
+        finally:
+            await control.close()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for descriptor in self._life:
+                os.close(descriptor)
+            self._metrics.close()
+        return 0
+
+    # Slots
+
+    def _fill(self) -> None:
+        """Makes slots and demo upstreams as many as the plan wants."""
+        plan = self._plan
+        self._wanted.set(plan.workers)
+        for number in range(plan.workers):
+            if number not in self._slots:
+                self._slots[number] = Slot(
+                    number, self._launch_worker, plan.pace, self._clock, self._announce, self._worker_ended
+                )
+                self._slots[number].start()
+        for number in [number for number in self._slots if number >= plan.workers]:
+            self._retire(self._slots.pop(number))
+        for demo in plan.demos:
+            if demo not in self._demos:
+                self._demos[demo] = self._demo_slot(*demo)
+                self._demos[demo].start()
+        for demo in [demo for demo in self._demos if demo not in plan.demos]:
+            self._retire(self._demos.pop(demo))
+
+    def _retire(self, slot: Slot) -> None:
+        slot.stop()
+        self._retired = [*(old for old in self._retired if old.processes), slot]
+
+    def _launch_worker(self, number: int, ready: Any) -> Child:
+        """Hands the worker everything by descriptors: socket, readiness and life pipes, and its whole order as JSON."""
+        plan = self._plan
+        incarnation = f"worker-{number}-{secrets.token_hex(4)}"
+        ready_reader, ready_writer = os.pipe()
+        order = os.memfd_create("llm-proxy-order", os.MFD_CLOEXEC)
+        log = os.dup(2)
+        try:
+            spoken = {
+                "slot": number,
+                "incarnation": incarnation,
+                "document": plan.document,
+                "listen_fd": self._listener.fileno(),
+                "ready_fd": ready_writer,
+                "life_fd": self._life[0],
+                "log_fd": log,
+            }
+            os.write(order, json.dumps(spoken).encode())
+            os.lseek(order, 0, os.SEEK_SET)
+            child = spawn(
+                ["worker", str(order)],
+                name=f"worker-{number}",
+                incarnation=incarnation,
+                stderr=plan.run_dir / f"{incarnation}.stderr",
+                pass_fds=(order, self._listener.fileno(), ready_writer, self._life[0], log),
+                now=(self._clock.wall(), self._clock.monotonic()),
+            )
+        finally:
+            for descriptor in (ready_writer, order, log):
+                os.close(descriptor)
+        watch_ready(ready_reader, ready)
+        self._starts.inc()
+        return child
+
+    def _worker_ended(self, child: Child) -> None:
+        how = "excused" if child.excused or child.process.returncode == 0 else "crash"
+        self._exits.inc(how)
+        if how == "crash":
+            say(f"{child.name} (pid {child.pid}) ended: {child.exit_text()}")
+            if words := child.last_words():
+                sys.stderr.write(words + "\n")
+        metrics.fold(self._plan.run_dir / "metrics", child.incarnation)
+        child.stderr.unlink(missing_ok=True)
+        self._stacks_file(child).unlink(missing_ok=True)
+
+    def _demo_slot(self, name: str, port: int) -> Slot:
+        plan = self._plan
+
+        def launch(_number: int, ready: Any) -> Child:
+            child = spawn(
+                ["demo-upstream", "--name", name, "--port", str(port)],
+                name=f"demo-{name}",
+                incarnation=f"demo-{name}",
+                stderr=plan.run_dir / f"demo-{port}.stderr",
+                pass_fds=(),
+                now=(self._clock.wall(), self._clock.monotonic()),
+            )
+            asyncio.get_running_loop().call_soon(ready)
+            return child
+
+        def ended(child: Child) -> None:
+            if not child.excused:
+                say(f"demo upstream {name} (pid {child.pid}) ended: {child.exit_text()}")
+
+        pace = Pace(
+            drain_timeout=_DEMO_DRAIN_SECONDS,
+            start_timeout=plan.pace.start_timeout,
+            backoff_initial=plan.pace.backoff_initial,
+            backoff_max=plan.pace.backoff_max,
+            backoff_reset=plan.pace.backoff_reset,
+        )
+        return Slot(-1, launch, pace, self._clock, self._record_demo, ended)
+
+    def _record_demo(self, _event: str, _slot: int, _pid: int | None) -> None:
+        self._record()
+
+    def _record(self) -> None:
+        living = [child for slot in self._everything() for child in slot.processes]
+        run_directory.record_children(self._plan.run_dir, [(child.pid, child.name) for child in living])
+
+    def _everything(self) -> list[Slot]:
+        return [*self._slots.values(), *self._demos.values(), *self._retired]
+
+    # What it tells
+
+    def _announce(self, event: str, slot: int, pid: int | None) -> None:
+        """Tells every listener, systemd and the record of children about one change of a slot."""
+        if event in ("starting", "exited"):
+            self._record()
+        serving = sum(s.state in (State.SERVING, State.REPLACING) for s in self._slots.values())
+        self._serving.set(serving)
+        if self._state == "starting" and serving == self._plan.workers:
+            self._state = "serving"
+            self._notifier.notify("READY=1")
+            host, port = self._listener.getsockname()[:2]
+            say(f"serving on http://{host}:{port} with {serving} workers")
+        self._notifier.notify(f"STATUS={serving} of {self._plan.workers} workers serve")
+        line: Document = {"event": event, "slot": slot, "pid": pid, "at": self._clock.wall()}
+        known = self._slots.get(slot)
+        if known is not None:
+            line["last_exit"] = known.last_exit
+            line["next_start_at"] = known.next_start_at
+        for queue in list(self._listening):
+            if queue.qsize() >= _EVENTS_KEPT:
+                self._listening.discard(queue)
+                queue.put_nowait(None)
+            else:
+                queue.put_nowait(line)
+
+    def _status(self) -> Document:
+        host, port = self._listener.getsockname()[:2]
+        run_dir = self._plan.run_dir
+        workers = [
+            {**slot.view(), "socket": str(run_dir / f"worker-{slot.number}.sock")} for slot in self._slots.values()
+        ]
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "started_at": self._started_at,
+            "host": host,
+            "port": port,
+            "config_file": self._plan.file,
+            "state": self._state,
+            "workers": workers,
+            "config_last_reload_successful": self._reloaded,
+        }
+
+    async def _events(self) -> AsyncIterator[Document]:
+        queue: asyncio.Queue[Document | None] = asyncio.Queue()
+        self._listening.add(queue)
+        try:
+            yield self._status()
+            while (line := await queue.get()) is not None:
+                yield line
+        finally:
+            self._listening.discard(queue)
+
+    # What it is asked
+
+    async def _route(self, call: Call) -> Answer:
+        match call.method, *call.path:
+            case "GET", "status":
+                return Answer(200, self._status())
+            case "GET", "events":
+                return Answer(200, self._events())
+            case "POST", "recycle":
+                return await self._recycle_all()
+            case "POST", "workers", number, ("recycle" | "stacks") as what if number.isdigit():
+                slot = self._slots.get(int(number))
+                if slot is None:
+                    return Answer(404, {"error": f"there is no slot {number}"})
+                return await (self._recycle(slot, call.body) if what == "recycle" else self._stacks(slot))
+            case _:
+                return not_found(call)
+
+    async def _recycle(self, slot: Slot, body: Document) -> Answer:
+        mode = body.get("mode", "graceful")
+        if mode not in ("graceful", "kill"):
+            return Answer(400, {"error": f"mode: expected graceful or kill, not {mode!r}"})
+        old = slot.child.pid if slot.child else None
+        if "expect_pid" in body and body["expect_pid"] != old:
+            return Answer(409, {"error": f"slot {slot.number} has pid {old}, not {body['expect_pid']}"})
+        if slot.state in (State.STOPPING, State.GONE):
+            return Answer(409, {"error": f"slot {slot.number} is being stopped"})
+        if mode == "kill" and slot.child is not None:
+            served = slot.served()
+            slot.kill()
+        elif slot.state is State.BACKOFF:
+            served = slot.served()
+            slot.start()
+        else:
+            served = slot.recycle()
+        return await self._await_served(slot, old, served)
+
+    async def _await_served(self, slot: Slot, old: int | None, served: asyncio.Future[int]) -> Answer:
+        limit = self._plan.pace.start_timeout + 1.0
+        try:
+            async with asyncio.timeout(limit):
+                return Answer(200, {"old_pid": old, "new_pid": await served})
+        except RecycleFailed as error:
+            return Answer(502, {"error": f"slot {slot.number}: {error}", "old_pid": old})
+        except TimeoutError:
+            return Answer(504, {"error": f"slot {slot.number}: no worker served within {limit:g} s", "old_pid": old})
+
+    async def _recycle_all(self) -> Answer:
+        """One slot at a time; the next one waits until the old process is gone, so that at most one is extra."""
+        recycled: list[Document] = []
+        async with self._rolling:
+            for slot in list(self._slots.values()):
+                answer = await self._recycle(slot, {})
+                assert isinstance(answer.document, dict)
+                if answer.status != 200:
+                    return Answer(answer.status, {**answer.document, "recycled": recycled})
+                recycled.append({"slot": slot.number, **answer.document})
+                if answer.document["old_pid"] is not None:
+                    await slot.gone(answer.document["old_pid"])
+        return Answer(200, {"recycled": recycled})
+
+    def _stacks_file(self, child: Child) -> Path:
+        return self._plan.run_dir / f"{child.name}-{child.pid}.stacks"
+
+    async def _stacks(self, slot: Slot) -> Answer:
+        """SIGQUIT makes the worker's faulthandler write, whatever its event loop does; not if it is stopped."""
+        child = slot.child
+        file = self._stacks_file(child) if child else None
+        if child is None or file is None or not file.exists():
+            return Answer(409, {"error": f"slot {slot.number} has no worker that could be asked yet"})
+        written = await dump_stacks(child, file, self._clock)
+        if written is None:
+            return Answer(
+                504, {"error": f"pid {child.pid} wrote no stacks within 1 s; it is {process_state(child.pid)}"}
+            )
+        return Answer(200, {"text": written})
+
+    # Reload and stop
+
+    async def _reload(self) -> None:
+        """A good file is rolled out slot by slot; a bad one is named on one line, and the last good one stays."""
+        try:
+            plan = await asyncio.to_thread(load_plan, self._file, self._overrides)
+        except ConfigError as error:
+            self._reloaded = False
+            self._good.set(0)
+            say(f"reload refused, the last good configuration stays: {error}")
+            return
+        fixed = (self._plan.host, self._plan.port, self._plan.run_dir)
+        if (plan.host, plan.port, plan.run_dir) != fixed:
+            self._reloaded = False
+            self._good.set(0)
+            say("reload refused: host, port and run_dir change only by a restart; the last good configuration stays")
+            return
+        make_admin_keys(plan.admin_key_files)
+        self._plan = plan
+        self._reloaded = True
+        self._good.set(1)
+        for slot in self._slots.values():
+            slot.pace = plan.pace
+        self._fill()
+        answer = await self._recycle_all()
+        say("reloaded" if answer.status == 200 else f"reloaded, but not everywhere: {answer.document}")
+
+    def _order_stop(self) -> None:
+        """The first order drains; a second one ends what still drains."""
+        if self._stop.is_set():
+            for slot in self._everything():
+                slot.kill_all()
+        self._stop.set()
+
+    async def _drain(self) -> None:
+        self._state = "stopping"
+        self._notifier.notify("STOPPING=1")
+        self._listener.close()
+        for slot in self._slots.values():
+            slot.stop()
+        for slot in [*self._slots.values(), *self._retired]:
+            await slot.gone()
+        for slot in self._demos.values():
+            slot.stop()
+        for slot in self._everything():
+            await slot.gone()
+
+    def _task(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
