@@ -10,9 +10,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sdnotify
 
@@ -23,6 +24,7 @@ from watchdog.api.server import ControlServer
 from watchdog.clock import Clock, SystemClock
 from watchdog.core.incidents import Incident
 from watchdog.core.model import AlertChange, AlertEvent, AlertState
+from watchdog.core.routing import Notice
 from watchdog.core.targets import parse_target
 from watchdog.environment import check_environment
 from watchdog.errors import ConfigError, EnvironmentUnfit, ProxywatchError, StoreError
@@ -55,6 +57,9 @@ from watchdog.system.proxy_api import ProxyApi
 from watchdog.system.services import ServiceContext, ServiceController, services
 
 log = logging.getLogger("proxywatch")
+
+View = Callable[[Parts, asyncio.Event], Coroutine[Any, Any, None]]
+"""Something to look at while the daemon runs; ends when the event is set."""
 
 SYNC_SECONDS = 2.0
 """How often incidents are made to agree with alerts and waiting ones are considered again."""
@@ -157,9 +162,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def run(
-        self, *, with_services: bool = False, view: Callable[[Parts, asyncio.Event], object] | None = None
-    ) -> None:
+    async def run(self, *, with_services: bool = False, view: View | None = None) -> None:
         """Runs until SIGTERM, SIGINT or `stop`. `with_services`: services that we start as children end with us."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -182,7 +185,7 @@ class Daemon:
             self._notifier.notify("READY=1")
             log.info("ready: %s", self._headline())
             if view is not None:
-                self._spawn(view(self.parts, self._stop), "view")  # type: ignore[arg-type]
+                self._spawn(view(self.parts, self._stop), "view")
             await self._stop.wait()
         finally:
             await self._shut_down(with_services)
@@ -254,9 +257,9 @@ class Daemon:
             if self.clock.now() - self.schedule.advanced_at < longest + 10:
                 self._notifier.notify(f"WATCHDOG=1\nSTATUS={self._headline()}")
 
-    def _take(self, events: list[AlertEvent] | object) -> None:
+    def _take(self, events: Iterable[AlertEvent]) -> None:
         with self._store_trouble():
-            self._consider(self.desk.take(events))  # type: ignore[arg-type]
+            self._consider(self.desk.take(events))
 
     def _consider(self, incidents: list[Incident]) -> None:
         if not self.parts.ready:
@@ -267,7 +270,7 @@ class Daemon:
                 self.runner.consider(current)
 
     @contextlib.contextmanager
-    def _store_trouble(self):  # type: ignore[no-untyped-def]
+    def _store_trouble(self) -> Iterator[None]:
         """Without a memory nothing is done, but measuring goes on and it is said."""
         try:
             yield
@@ -292,7 +295,7 @@ class Daemon:
     def _context(self, target: str, labels: Mapping[str, str]) -> ActionContext:
         parsed = parse_target(target)
         known = dict(labels)
-        if parsed.kind == "provider" and "service" not in known and len(self.proxies) == 1:
+        if parsed.kind in {"provider", "host"} and "service" not in known and len(self.proxies) == 1:
             known["service"] = next(iter(self.proxies))
         return ActionContext(
             target=parsed,
@@ -303,8 +306,8 @@ class Daemon:
             log_dir=self.parts.loaded.config.log_dir,
         )
 
-    def _announce(self, notice: object) -> None:
-        self.dispatcher.notify(notice)  # type: ignore[arg-type]
+    def _announce(self, notice: Notice) -> None:
+        self.dispatcher.notify(notice)
 
     def _holds(self, expression: str) -> bool:
         result = self.engine.query(expression, self.clock.now())
@@ -356,8 +359,8 @@ class Daemon:
         self.database.close()
         log.info("stopped")
 
-    def _spawn(self, work: object, name: str) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work, name=name)
         self._tasks.append(task)
         task.add_done_callback(self._task_ended)
 
@@ -385,7 +388,7 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def _only_one(run_dir: Path):  # type: ignore[no-untyped-def]
+def _only_one(run_dir: Path) -> Iterator[None]:
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / "proxywatch.lock"
     with path.open("a+") as lock:

@@ -106,11 +106,8 @@ class Runner:
 
     def _kept_at_bay(self, incident: Incident, playbook: Playbook) -> bool:
         """Whether what the last run reached still holds, although the cause goes on."""
-        runs = self._runs.of_incident(incident.id)
-        rung = runs[-1].attempts[-1].rung if runs and runs[-1].attempts else ""
-        wanted = next((r.verify.expr for r in playbook.ladder if r.rung == rung), "")
         labels = {**dict(incident.labels), **parse_target(incident.key).labels}
-        return not wanted or self._verifier.holds(fill(wanted, labels))
+        return not playbook.at_bay or self._verifier.holds(fill(playbook.at_bay, labels))
 
     def _may_retry(self, incident: Incident, playbook: Playbook) -> bool:
         """After a person was told, trying goes on as far as the guards allow, with the longest backoff between runs."""

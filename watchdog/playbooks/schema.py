@@ -96,6 +96,8 @@ class Playbook(Settings):
     autonomy: Literal["observe", "dry_run", "auto"] = "auto"
     mitigates: bool = False
     """Its success is that users are served although the alert goes on, as with a provider's outage."""
+    at_bay: str = ""
+    """PromQL, for a playbook that mitigates: while it gives a series, what was reached still holds."""
     budget: Budget | None = None
     wait_at_most: Duration = 900.0
     """How long a run may wait for guards before a person is told."""
@@ -156,6 +158,7 @@ def _expressions(playbook: Playbook) -> Iterable[tuple[tuple[str | int, ...], st
     for index, rung in enumerate(playbook.ladder):
         yield ("ladder", index, "when"), rung.when
         yield ("ladder", index, "verify", "expr"), rung.verify.expr
+    yield ("at_bay",), playbook.at_bay
     for index, need in enumerate(playbook.needs_person):
         yield ("needs_person", index, "when"), need.when
 
