@@ -121,9 +121,10 @@ def config_model() -> type[Config]:
     """The model with the unions of every registered probe and service kind."""
     probes.discover(watchdog.probes)
     services.discover(watchdog.system.services)
-    probe_kinds: Any = dict[str, probes.union()]  # type: ignore[misc]
-    service_kinds: Any = dict[str, services.union()]  # type: ignore[misc]
-    return create_model("Config", __base__=Config, probes=(probe_kinds, {}), services=(service_kinds, {}))
+    probe: Any = probes.union()
+    service: Any = services.union()
+    fields: Any = {"probes": (dict[str, probe], {}), "services": (dict[str, service], {})}
+    return create_model("Config", __base__=Config, **fields)
 
 
 def default_file() -> Path:

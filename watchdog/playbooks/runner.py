@@ -79,7 +79,7 @@ class Runner:
         for name in sorted(self.playbooks):
             playbook = self.playbooks[name]
             for alertname in incident.alertnames:
-                if playbook.answers({**dict(incident.labels), "alertname": alertname}, kind):
+                if playbook.is_for({**dict(incident.labels), "alertname": alertname}, kind):
                     return playbook
         return None
 

@@ -89,7 +89,7 @@ class Playbook(Settings):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     description: str = ""
-    on: tuple[Matchers, ...] = Field(min_length=1)
+    answers: tuple[Matchers, ...] = Field(min_length=1)
     """Any of these, each in Alertmanager's matcher syntax; within one all its matchers must match."""
     targets: tuple[str, ...] = Field(min_length=1)
     """Kinds of target that it knows how to repair."""
@@ -118,19 +118,20 @@ class Playbook(Settings):
                 raise ValueError(f"unknown evidence {collector!r}; expected some of {', '.join(sorted(COLLECTORS))}")
         return self
 
-    def answers(self, labels: Mapping[str, str], target_kind: str) -> bool:
+    def is_for(self, labels: Mapping[str, str], target_kind: str) -> bool:
         """Whether it is meant for an alert with these labels and this kind of target."""
         known = dict(labels)
-        return target_kind in self.targets and any(all(m.matches(known) for m in matchers) for matchers in self.on)
+        return target_kind in self.targets and any(all(m.matches(known) for m in matchers) for matchers in self.answers)
 
 
 @cache
 def playbook_model() -> type[Playbook]:
     """The model with the union of all registered actions as its steps."""
     actions.discover(watchdog.actions)
-    steps: Any = tuple[actions.union(), ...]
-    rung = create_model("Rung", __base__=Rung, steps=(steps, ()))
-    ladder: Any = tuple[rung, ...]  # type: ignore[valid-type]
+    step: Any = actions.union()
+    steps: Any = tuple[step, ...]
+    rung: Any = create_model("Rung", __base__=Rung, steps=(steps, ()))
+    ladder: Any = tuple[rung, ...]
     return create_model("Playbook", __base__=Playbook, ladder=(ladder, Field(min_length=1)))
 
 
