@@ -67,8 +67,7 @@ class EmailSettings(NotifierSettings):
     @field_validator("to", "from_")
     @classmethod
     def _addresses(cls, value: str) -> str:
-        if not addresses(value):
-            raise ValueError("an e-mail address is needed")
+        addresses(value)
         return value
 
     @field_validator("smarthost")

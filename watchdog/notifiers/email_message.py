@@ -26,9 +26,10 @@ _ADDRESS = re.compile(r"[^@\s<>\"(),;:\\]+@[^@\s<>\"(),;:\\]+")
 
 def addresses(text: str) -> tuple[Address, ...]:
     """The addresses of a comma-separated list. Raises ValueError for what is none."""
+    parts = getaddresses([text]) if text.isprintable() else []
     found = []
-    for name, address in getaddresses([text]):
-        if not _ADDRESS.fullmatch(address) or not (name + address).isprintable():
+    for name, address in parts or [("", "")]:
+        if not _ADDRESS.fullmatch(address):
             raise ValueError(f"{text!r} is not an e-mail address or a list of them separated by commas")
         found.append(Address(display_name=name, addr_spec=address))
     return tuple(found)

@@ -78,16 +78,16 @@ def verdict(notice: Notice) -> str:
 
 
 def sections(notice: Notice) -> tuple[Section, ...]:
-    """What happened, what was tried, evidence, what to do; those that have something to say."""
+    """Why, what is wrong, what happened, what was tried, evidence, what to do: those that have something to say."""
     told = notice.annotation.get("description", "").strip()
     why = "Why you are told" if notice.status == "firing" else "How it ended"
     candidates = (
         Section(why, tuple(Line("", _one_line(text)) for text in (notice.reason,) if text)),
-        Section("What to do", tuple(Line("", step) for step in notice.advice)),
         Section("What is wrong", tuple(Line("", _one_line(part)) for part in told.split("\n\n") if part)),
         Section("What happened", _lines(e for e in notice.story if e.kind not in EVIDENCE_KINDS | TRIED_KINDS)),
         Section("What was tried", _lines(e for e in notice.story if e.kind in TRIED_KINDS)),
         Section("Evidence", tuple(map(_evidence, (e for e in notice.story if e.kind in EVIDENCE_KINDS)))),
+        Section("What to do", tuple(Line("", step) for step in notice.advice)),
     )
     return tuple(section for section in candidates if section.lines)
 
