@@ -19,8 +19,9 @@ def labels_of(mapping: Mapping[str, str] | None = None, /, **pairs: str) -> Labe
 
 def fingerprint(labels: Labels) -> str:
     """16 hex digits that stay the same for the same labels across restarts and hosts."""
-    text = "\x00".join(f"{name}\x01{value}" for name, value in labels)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    # 0xfe and 0xff never stand in UTF-8, so no label value can pass for a boundary.
+    content = b"\xff".join(b"%b\xfe%b" % (name.encode(), value.encode()) for name, value in labels)
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

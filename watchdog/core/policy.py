@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from watchdog.core.targets import Target
+from watchdog.core.targets import Target, parse_target
 
 
 class Reason(StrEnum):
@@ -190,8 +190,8 @@ def _grace(scene: _Scene) -> Iterable[Denial]:
     boot = scene.facts.started_at + scene.limits.boot_grace
     if scene.now < boot and not scene.wish.by_person:
         yield Denial(Reason.BOOT_GRACE, "proxywatch has only just started and is still looking around", boot)
-    last = max((min(e.at, scene.now) for e in _of_target(scene.wish, scene.facts)), default=None)
-    if last is not None and scene.now < last + scene.limits.start_grace:
+    last = max((e.at for e in _of_target(scene.wish, scene.facts)), default=None)
+    if last is not None and scene.now < min(last, scene.now) + scene.limits.start_grace:
         text = "the last repair of this target is still taking hold"
         yield Denial(Reason.START_GRACE, text, last + scene.limits.start_grace)
 
@@ -205,9 +205,7 @@ def _one_at_a_time(scene: _Scene) -> Iterable[Denial]:
             yield Denial(Reason.BUSY, f"run {run} is already at work on {target}")
         elif target == str(scene.wish.target.parent):
             yield Denial(Reason.PARENT_BUSY, f"run {run} is at work on {target}, which contains {scene.wish.target}")
-        elif scene.wish.target.kind == "service" and target.startswith(
-            (f"worker:{scene.wish.service}/", f"cache:{scene.wish.service}")
-        ):
+        elif parse_target(target).parent == scene.wish.target:
             yield Denial(Reason.BUSY, f"run {run} is at work on {target}, a part of {scene.wish.target}")
     parent = str(scene.wish.target.parent)
     if parent in scene.facts.open_targets and parent not in running:
@@ -240,15 +238,16 @@ def _backoff(scene: _Scene) -> Iterable[Denial]:
 
 
 def backoff_chain(wish: Wish, facts: Facts, limits: Limits, now: float) -> list[float]:
-    """Times of the disruptive effects on the target since it was last healthy for `health_resets_after`."""
+    """Times of the disruptive effects on the target since it was last healthy for `health_resets_after`. Health that
+    is dated in the future has not been seen yet and resets nothing."""
     troubles = sorted((facts.troubles or {}).get(str(wish.target), ()), key=lambda t: t.opened_at)
     start = 0.0
     for index, trouble in enumerate(troubles):
         end = trouble.resolved_at
-        following = troubles[index + 1].opened_at if index + 1 < len(troubles) else now
+        following = min(troubles[index + 1].opened_at, now) if index + 1 < len(troubles) else now
         if end is not None and following - end >= limits.health_resets_after:
             start = end
-    return sorted(t for e in _of_target(wish, facts) if e.disruptive and (t := min(e.at, now)) > start)
+    return sorted(e.at for e in _of_target(wish, facts) if e.disruptive and e.at > start)
 
 
 def backoff_delay(target: str, count: int, limits: Limits) -> float:
@@ -272,8 +271,7 @@ def _budgets(scene: _Scene) -> Iterable[Denial]:
     ):
         for window in windows:
             allowed = window.count * factor
-            times = sorted(min(e.at, scene.now) for e in effects)
-            recent = [t for t in times if t > scene.now - window.seconds]
+            recent = sorted(e.at for e in effects if e.at > scene.now - window.seconds)
             if len(recent) >= allowed:
                 text = f"the budget of {name} is spent: {len(recent)} of {allowed} in {_hours(window.seconds)}"
                 yield Denial(reason, text, recent[-allowed] + window.seconds if allowed else None)

@@ -47,12 +47,12 @@ class Target:
 
 def parse_target(text: str) -> Target:
     """Raises ValueError for an unknown kind, a missing part or an empty one: an empty selector is never «all»."""
-    kind, _, rest = text.partition(":")
+    kind, colon, rest = text.partition(":")
     if kind not in KINDS:
         raise ValueError(f"unknown kind of target {kind!r} in {text!r}; expected one of {', '.join(KINDS)}")
     wanted = KINDS[kind]
     parts = tuple(rest.split("/", len(wanted) - 1)) if wanted else ()
-    if (not wanted and rest) or len(parts) != len(wanted) or not all(parts):
+    if (not wanted and colon) or len(parts) != len(wanted) or not all(part.strip() for part in parts):
         shape = kind + (":" + "/".join(name.upper() for name in wanted) if wanted else "")
         raise ValueError(f"target {text!r} is incomplete; expected {shape}")
     return Target(kind, parts)
