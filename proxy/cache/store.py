@@ -146,6 +146,7 @@ class ResponseCache:
             before = edit.entries
             if edit.above(size, self._max_bytes, limits.max_entries, limits.eviction_threshold):
                 edit.remove_expired(now, limits.eviction_batch_size)
+            if edit.above(size, self._max_bytes, limits.max_entries, limits.eviction_threshold):
                 enough = limits.eviction_threshold * _RELIEF
                 for _ in range(limits.eviction_batch_size):
                     if not edit.above(size, self._max_bytes, limits.max_entries, enough):
