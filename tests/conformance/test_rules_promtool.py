@@ -31,7 +31,10 @@ def promtool() -> str:
 
 
 def _check(promtool: str, file: Path) -> bool:
-    return subprocess.run([promtool, "check", "rules", str(file)], capture_output=True, timeout=60).returncode == 0
+    return (
+        subprocess.run([promtool, "check", "rules", str(file)], check=False, capture_output=True, timeout=60).returncode
+        == 0
+    )
 
 
 def _rule(body: str) -> str:
@@ -67,8 +70,7 @@ GOOD = {
         "  c: '{{ printf \"%.2f %s\" $value $labels.job }} {{- /* gone */ -}} {{ humanizePercentage .Value }}'\n"
         '  d: \'{{ $value | humanizeDuration | toUpper }} {{ (index $labels "a-b") }} {{ "}}" }}\''
     ),
-    "merge key": "x: &x {alert: A}\n".replace("x: &x {alert: A}\n", "")
-    + _rule("alert: A\nexpr: up\nlabels: &l {a: b}"),
+    "merge key": "groups:\n- name: g\n  rules:\n  - &base {alert: A, expr: up, for: 1m}\n  - {<<: *base, alert: B}",
 }
 
 BAD = {
@@ -228,5 +230,7 @@ def test_alerts_fire_and_end_when_prometheus_says(body: str, promtool: str, tmp_
     }
     file = tmp_path / "suite.yaml"
     file.write_text(json.dumps(suite))
-    verdict = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, timeout=60)
+    verdict = subprocess.run(
+        [promtool, "test", "rules", str(file)], check=False, capture_output=True, text=True, timeout=60
+    )
     assert verdict.returncode == 0, verdict.stdout + verdict.stderr

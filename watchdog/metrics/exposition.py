@@ -41,7 +41,7 @@ def parse_text(text: str) -> list[Sample]:
         # The common line is `head value`: one split and one look-up; whatever else there is takes the grammar.
         head, _, rest = line.rpartition(" ")
         found = known.get(head)
-        if found is not None:
+        if found is not None and "_" not in rest:
             try:
                 samples.append(Sample(found[0], float(rest), found[1]))
                 continue

@@ -1,0 +1,282 @@
+"""The shipped rules at work: which alerts a situation raises, how fast, and what evaluating all of them costs."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+
+from watchdog.core.model import AlertChange, AlertState, Sample, labels_of
+from watchdog.metrics.engine import RuleEngine
+from watchdog.metrics.rules import load_rules
+from watchdog.metrics.series import SeriesStore
+
+RULES = Path(__file__).parents[2] / "config" / "rules"
+T0 = 1_700_000_000.0
+SERVICE = {"service": "llm-proxy"}
+MIB = 1024 * 1024
+
+
+def sample(name: str, value: float, **labels: str) -> Sample:
+    return Sample(name, value, labels_of(labels))
+
+
+def worker(number: str, **state: float) -> list[Sample]:
+    values = {"up": 1.0, "serving": 1.0, "responsive": 1.0, "response_seconds": 0.001, "consecutive_crashes": 0.0}
+    return [sample(f"proxywatch_worker_{name}", value, worker=number) for name, value in {**values, **state}.items()]
+
+
+def leak(slope: float, p_value: float, window: float) -> list[Sample]:
+    values = {"slope_bytes_per_hour": slope, "p_value": p_value, "window_seconds": window}
+    return [sample(f"proxywatch_leak_{name}", value, worker="0") for name, value in values.items()]
+
+
+def memory(used: float) -> list[Sample]:
+    total = 8192.0 * MIB
+    return [
+        sample("node_memory_MemTotal_bytes", total),
+        sample("node_memory_MemAvailable_bytes", total * (1 - used)),
+    ]
+
+
+def disk(used: float, inodes_used: float) -> list[Sample]:
+    values = {"size_bytes": 1e9, "avail_bytes": 1e9 * (1 - used), "files": 1e6, "files_free": 1e6 * (1 - inodes_used)}
+    where = {"mountpoint": "/", "device": "/dev/sda1", "fstype": "ext4"}
+    return [sample(f"node_filesystem_{name}", value, **where) for name, value in values.items()]
+
+
+def traffic(i: int, failed: float, seconds: float) -> list[Sample]:
+    """Ten requests a second after `i` steps of 15 s, with this share of failures and this mean latency."""
+    done = 150.0 * i
+    common = {"method": "POST", "route": "/v1/chat/completions"}
+    bounds = ("0.1", "0.5", "1", "2.5", "5", "10", "+Inf")
+    return [
+        sample("http_requests_total", done * (1 - failed), status="200", **common),
+        sample("http_requests_total", done * failed, status="502", **common),
+        sample("http_requests_total", done * 50, status="503", method="GET", route="/health/ready"),
+        sample("http_request_duration_seconds_sum", done * seconds, **common),
+        sample("http_request_duration_seconds_count", done, **common),
+        *(
+            sample("http_request_duration_seconds_bucket", done * (float(bound) >= seconds), le=bound, **common)
+            for bound in bounds
+        ),
+    ]
+
+
+def lookups(i: int, hits: float, each: float = 10.0) -> list[Sample]:
+    return [
+        sample("cache_hits_total", each * i * hits),
+        sample("cache_misses_total", each * i * (1 - hits)),
+    ]
+
+
+def raised(scene, seconds: float, step: float = 15.0) -> dict[str, tuple[str, str]]:
+    """Severity and target by name of the alerts that fire after a scene has lasted; `scene` is samples by step."""
+    store = SeriesStore()
+    engine = RuleEngine([group for file in sorted(RULES.glob("*.yaml")) for group in load_rules(file)], store)
+    for i in range(int(seconds / step) + 1):
+        now = T0 + i * step
+        samples = scene(i) if callable(scene) else scene
+        store.ingest_scrape("probe", samples, now, labels_of(job="probe", **SERVICE))
+        engine.evaluate_due(now)
+    engine.evaluate_due(now + 1)
+    assert [rule.last_error for rule in engine.rules() if rule.last_error] == []
+    firing = [alert.label for alert in engine.alerts() if alert.state is AlertState.FIRING]
+    return {labels["alertname"]: (labels["severity"], labels["target"]) for labels in firing}
+
+
+S, W, C, H = "service:llm-proxy", "worker:llm-proxy/1", "cache:llm-proxy", "host"
+SCENES = {
+    "all well": (
+        lambda i: [
+            *worker("0"), *worker("1"), *memory(0.5), *disk(0.5, 0.1), *traffic(i, 0.0, 0.2), *lookups(i, 0.9),
+            sample("proxywatch_service_up", 1), sample("proxywatch_service_stopped", 0), sample("up", 1),
+            sample("probe_success", 1, probe="web", kind="http"), sample("cache_usage_ratio", 0.5),
+            sample("proxywatch_workers_serving", 2), sample("proxywatch_workers_expected", 2),
+            sample("providers_usable", 2), sample("provider_fault", 0, provider="p", **{"class": "auth"}),
+            sample("rate_limit_remaining", 5000, provider="p"), sample("auth_failures_total", 3), *leak(0, 0.5, 9000),
+        ],
+        1500, {},
+    ),
+    "service dead": (
+        [sample("proxywatch_service_up", 0), sample("up", 0), sample("probe_success", 0, probe="web", kind="http"),
+         *worker("1", up=0, responsive=0, serving=0)],
+        600, {"ServiceDown": ("critical", S)},
+    ),
+    "service stopped on purpose": (
+        [sample("proxywatch_service_up", 0), sample("proxywatch_service_stopped", 1), sample("up", 0),
+         sample("probe_success", 0, probe="web", kind="http"), *worker("1", up=0, serving=0, responsive=0),
+         sample("proxywatch_workers_serving", 0), sample("proxywatch_workers_expected", 2)],
+        600, {},
+    ),
+    "service silent": (
+        [sample("proxywatch_service_up", 1), sample("up", 0), sample("probe_success", 0, probe="web", kind="http")],
+        150, {"ServiceUnreachable": ("critical", S), "ProbeFailing": ("warning", "probe:web")},
+    ),
+    "service silent for a minute": ([sample("proxywatch_service_up", 1), sample("up", 0)], 60, {}),
+    "a scrape fails": ([sample("up", 0)], 150, {"ServiceUnreachable": ("critical", S)}),
+    "not ready": ([sample("proxywatch_proxy_ready", 0)], 150, {"ServiceNotReady": ("warning", S)}),
+    "another probe fails": (
+        [sample("probe_success", 0, probe="dns", kind="dns")], 150, {"ProbeFailing": ("warning", "probe:dns")},
+    ),
+    "worker dead": ([*worker("0"), *worker("1", up=0, serving=0)], 0, {"WorkerDown": ("critical", W)}),
+    "worker hung": ([*worker("0"), *worker("1", responsive=0)], 15, {"WorkerHung": ("critical", W)}),
+    "worker starting": ([*worker("0"), *worker("1", responsive=0, serving=0)], 15, {}),
+    "worker crash-looping": (
+        [*worker("1", up=0, consecutive_crashes=3)], 0,
+        {"WorkerDown": ("critical", W), "WorkerCrashLooping": ("critical", W)},
+    ),
+    "worker slow": ([*worker("1", response_seconds=0.4)], 75, {"WorkerSlow": ("warning", W)}),
+    "workers missing": (
+        [sample("proxywatch_workers_serving", 1), sample("proxywatch_workers_expected", 2)], 45,
+        {"WorkersMissing": ("warning", S)},
+    ),
+    "cache at 92 %": ([sample("cache_usage_ratio", 0.92)], 15, {"CacheUsageHigh": ("warning", C)}),
+    "cache at 96 %": (
+        [sample("cache_usage_ratio", 0.96)], 15,
+        {"CacheUsageHigh": ("warning", C), "CacheUsageCritical": ("critical", C)},
+    ),
+    "hits at 60 %": (lambda i: lookups(i, 0.6), 1300, {"CacheHitRateLow": ("warning", C)}),
+    "hits at 40 %": (
+        lambda i: lookups(i, 0.4), 1300, {"CacheHitRateLow": ("warning", C), "CacheHitRateVeryLow": ("warning", C)},
+    ),
+    "misses without traffic": (lambda i: lookups(i, 0.0, each=0.5), 1300, {}),
+    "provider refuses the key": (
+        [sample("provider_fault", 1, provider="p", **{"class": "auth"}), sample("providers_usable", 1)], 0,
+        {"ProviderFailing": ("critical", "provider:p")},
+    ),
+    "no provider": ([sample("providers_usable", 0)], 15, {"NoProviderUsable": ("critical", "providers:llm-proxy")}),
+    "rate limit nearly spent": (
+        [sample("rate_limit_remaining", 99, provider="p")], 0, {"ProviderRateLimitLow": ("info", "provider:p")},
+    ),
+    "one request in ten fails": (lambda i: traffic(i, 0.1, 0.2), 700, {"HighErrorRate": ("critical", S)}),
+    "slow": (
+        lambda i: traffic(i, 0.0, 8.0), 700, {"HighLatencyP95": ("warning", S), "HighMeanLatency": ("info", S)},
+    ),
+    "guessing keys": (lambda i: [sample("auth_failures_total", i)], 120, {"AuthFailures": ("warning", S)}),
+    "memory at 90 %": (memory(0.9), 150, {"HostMemoryHigh": ("warning", H)}),
+    "memory at 97 %": (
+        memory(0.97), 150, {"HostMemoryHigh": ("warning", H), "HostMemoryCritical": ("critical", H)},
+    ),
+    "a leak": (leak(2 * MIB, 0.001, 3600), 315, {"MemoryLeakSuspected": ("warning", "worker:llm-proxy/0")}),
+    "growth by chance": (leak(2 * MIB, 0.2, 3600), 600, {}),
+    "growth after a start": (leak(2 * MIB, 0.001, 900), 600, {}),
+    "processors at 90 %": (
+        lambda i: [sample("node_cpu_seconds_total", 13.5 * i, cpu=str(c), mode="user") for c in range(2)]
+        + [sample("node_cpu_seconds_total", 1.5 * i, cpu=str(c), mode="idle") for c in range(2)],
+        400, {"HostCpuHigh": ("warning", H)},
+    ),
+    "disk at 96 %": (
+        disk(0.96, 0.1), 150, {"DiskSpaceLow": ("warning", H), "DiskSpaceCritical": ("critical", H)},
+    ),
+    "inodes": (disk(0.1, 0.95), 150, {"InodesLow": ("warning", H)}),
+    "disk filling": (
+        lambda i: disk(0.7 + i * 0.0005, 0.1), 1500, {"DiskWillFill": ("warning", H)},
+    ),
+    "network errors": (
+        lambda i: [sample("node_network_receive_errs_total", i * 3, device="eth0"),
+                   sample("node_network_transmit_errs_total", 0, device="eth0")],
+        700, {"NetworkErrorsRising": ("warning", H)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_a_situation_raises_exactly_these_alerts(name: str) -> None:
+    """The alerts that fire, with severity and target, and no other."""
+    scene, seconds, expected = SCENES[name]
+    assert raised(scene, seconds) == expected
+
+
+@pytest.fixture
+def host() -> tuple[SeriesStore, RuleEngine]:
+    store = SeriesStore()
+    return store, RuleEngine([group for file in sorted(RULES.glob("*.yaml")) for group in load_rules(file)], store)
+
+
+def test_a_crash_that_the_master_repairs_is_one_alert_that_ends_by_itself(
+    host: tuple[SeriesStore, RuleEngine],
+) -> None:
+    """Dead for 0.6 s: fires at the event, stays for five seconds after the replacement, resolves once."""
+    store, engine = host
+    target = labels_of(job="workers", **SERVICE)
+    store.ingest_scrape("workers", [*worker("0"), *worker("1")], T0, target)
+    engine.evaluate_due(T0)
+    story = []
+    for at, up in ((1.000, 0.0), (1.600, 1.0)):
+        names = store.ingest([sample("proxywatch_worker_up", up, worker="1")], T0 + at, target, source="workers")
+        story += engine.evaluate_touched(names, T0 + at)
+    for step in range(4, 20):
+        now = T0 + step / 2
+        store.ingest_scrape("workers", [*worker("0"), *worker("1")], now, target)
+        while (due := engine.next_due(T0)) <= now:
+            story += engine.evaluate_due(due)
+    assert [(event.alert.label["alertname"], event.change) for event in story] == [
+        ("WorkerDown", AlertChange.FIRING),
+        ("WorkerDown", AlertChange.RESOLVED),
+    ]
+    assert story[0].at == T0 + 1.0
+    assert story[1].at == pytest.approx(T0 + 6.6)
+
+
+def test_a_silent_worker_is_noticed_within_three_seconds(host: tuple[SeriesStore, RuleEngine]) -> None:
+    """With a probe every 500 ms and its limit of 800 ms, the alert fires well before three seconds have passed."""
+    store, engine = host
+    target = labels_of(job="workers", **SERVICE)
+    stopped_at, fired_at, now = T0 + 0.01, None, T0
+    while fired_at is None:
+        silent = now >= stopped_at + 0.8
+        names = store.ingest_scrape("workers", worker("1", responsive=0.0 if silent else 1.0), now, target)
+        events = engine.evaluate_touched(names, now)
+        following = now + 0.5
+        while (due := engine.next_due(now)) < following and not events:
+            now = due
+            events += engine.evaluate_due(due)
+        fired_at = next((event.at for event in events if event.change is AlertChange.FIRING), None)
+        now = following
+    assert fired_at - stopped_at <= 2.0
+
+
+def test_evaluating_everything_is_cheap(
+    host: tuple[SeriesStore, RuleEngine], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All shipped rules over some thousand series: milliseconds, so that events can afford to evaluate."""
+    store, engine = host
+    target = labels_of(job="probe", **SERVICE)
+    routes = [f"/v1/route{i}" for i in range(40)]
+    for i in range(120):
+        buckets = [
+            sample("http_request_duration_seconds_bucket", 10.0 * i, le=le, method="POST", route=route)
+            for route in routes
+            for le in ("0.1", "0.5", "1", "2.5", "5", "10", "+Inf")
+        ]
+        counts = [
+            sample("http_requests_total", 10.0 * i, status=status, method="POST", route=route)
+            for route in routes
+            for status in ("200", "400", "429", "500", "502")
+        ]
+        cpus = [
+            sample("node_cpu_seconds_total", 2.0 * i, cpu=str(cpu), mode=mode)
+            for cpu in range(16)
+            for mode in ("user", "system", "idle", "iowait", "irq", "nice", "softirq", "steal")
+        ]
+        padding = [sample(f"other_metric_{n}", math.sin(n + i), kind="x") for n in range(350)]
+        small = [*memory(0.5), *disk(0.5, 0.2), *worker("0"), *worker("1"), *lookups(i, 0.9)]
+        store.ingest_scrape("probe", [*buckets, *counts, *cpus, *padding, *small], T0 + 15 * i, target)
+    costs = []
+    for i in range(20):
+        now = T0 + 15 * 120 + 15 * i
+        before = time.thread_time()
+        engine.evaluate_due(now)
+        costs.append(time.thread_time() - before)
+    before = time.thread_time()
+    for i in range(100):
+        engine.evaluate_touched({"proxywatch_worker_up", "proxywatch_worker_responsive"}, now + i / 1000)
+    touched = (time.thread_time() - before) / 100
+    with capsys.disabled():
+        series, rules = store.stats().series, len(engine.rules())
+        print(f"\n{rules} rules over {series} series: {sorted(costs)[10] * 1000:.2f} ms; event {touched * 1e6:.0f} µs")
+    assert sorted(costs)[10] < 0.015
+    assert touched < 0.002
