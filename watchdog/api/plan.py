@@ -1,0 +1,116 @@
+"""What a playbook would do to a target, without doing any of it: for `--dry-run` and for `explain`.
+
+Everything here only reads: the series, the store, the guards. Actions are built to be described, never surveyed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from watchdog.actions import Action, ActionContext, actions
+from watchdog.api.parts import Parts
+from watchdog.api.shapes import denial, moment
+from watchdog.api.views import verification
+from watchdog.core.incidents import Incident
+from watchdog.core.policy import Decision
+from watchdog.core.targets import parse_target
+from watchdog.errors import ActionError
+from watchdog.playbooks.schema import Playbook, Rung, fill
+from watchdog.store.runs import Run
+
+Shape = dict[str, Any]
+
+
+def imagined_run(parts: Parts, playbook: Playbook, target: str, incident: Incident | None, trigger: str) -> Run:
+    """A run as it would be begun now; its id 0 is in no store. Raises ValueError for a bad target."""
+    labels = dict(incident.labels) if incident else {}
+    labels.update(parse_target(target).labels)
+    return Run(
+        id=0,
+        incident_id=incident.id if incident else None,
+        playbook=playbook.name,
+        target=target,
+        trigger=trigger,
+        state="imagined",
+        labels=labels,
+        attempts=(),
+        started_at=parts.clock.now(),
+        ended_at=None,
+    )
+
+
+def decision(parts: Parts, playbook: Playbook, run: Run, rung: Rung) -> Decision:
+    """What the guards say to this rung now."""
+    guards = parts.runner.guards
+    return guards.ask(parts.runner.wish(run, playbook, rung), playbook, run.incident_id)
+
+
+def plan(parts: Parts, playbook: Playbook, target: str, incident: Incident | None, trigger: str = "person") -> Shape:
+    """What a run would do, rung by rung. Raises ValueError for a bad target. Keys: now, playbook, target, incident,
+    trigger, autonomy, evidence, ladder [{rung, description, when, applies, attempts, steps, verify, holds, guards}].
+
+    `applies`: whether `when` holds now; `holds`: whether what the rung wants to reach holds already.
+    """
+    run = imagined_run(parts, playbook, target, incident, trigger)
+    return {
+        "now": moment(parts.clock.now()),
+        "playbook": playbook.name,
+        "target": target,
+        "incident": run.incident_id,
+        "trigger": trigger,
+        "autonomy": playbook.autonomy,
+        "evidence": list(playbook.evidence),
+        "ladder": [rung_plan(parts, playbook, run, rung) for rung in playbook.ladder],
+    }
+
+
+def rung_plan(parts: Parts, playbook: Playbook, run: Run, rung: Rung) -> Shape:
+    """One rung of `plan`."""
+    answer = decision(parts, playbook, run, rung)
+    when = fill(rung.when, run.labels)
+    return {
+        "rung": rung.rung,
+        "description": rung.description,
+        "when": when,
+        "applies": not when or parts.verifier.holds(when),
+        "attempts": rung.attempts,
+        "steps": steps(parts, run, rung),
+        "verify": {**verification(rung), "expr": fill(rung.verify.expr, run.labels)},
+        "holds": parts.verifier.healthy(run, playbook, rung),
+        "guards": {"allowed": answer.allowed, "denials": [denial(d) for d in answer.denials]},
+    }
+
+
+def steps(parts: Parts, run: Run, rung: Rung) -> list[Shape]:
+    """Each step in words. A step that could not act on this target says why instead (`possible` False)."""
+    labels = dict(run.labels)
+    target = parse_target(run.target)
+    if "service" not in labels and len(parts.proxies) == 1:
+        labels["service"] = next(iter(parts.proxies))
+    context = ActionContext(
+        target=target,
+        labels=labels,
+        services=parts.services,
+        proxies=parts.proxies,
+        clock=parts.clock,
+        log_dir=parts.loaded.config.log_dir,
+    )
+    found = []
+    for step in rung.steps:
+        kind = str(step.model_dump(include={"kind"})["kind"])
+        action: Action = actions.implementation(kind)(step, context)
+        try:
+            does, possible = action.describe(), True
+        except ActionError as error:
+            does, possible = f"cannot be done: {error}", False
+        found.append(
+            {
+                "action": kind,
+                "does": does,
+                "possible": possible,
+                "disruptive": action.disruptive,
+                "timeout_seconds": step.timeout,
+                "on_failure": step.on_failure,
+            }
+        )
+    return found
