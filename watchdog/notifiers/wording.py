@@ -21,11 +21,12 @@ WORDS = {
     NoticeKind.RESOLVED: "RESOLVED",
     NoticeKind.HEALED: "HEALED",
 }
-EVIDENCE_KINDS = frozenset({"evidence", "diagnosis"})
+EVIDENCE_KIND = "evidence"
 TRIED_KINDS = frozenset(
-    {"run", "rung", "step", "intended", "done", "failed", "not_done", "unknown", "refused", "verifying", "verified"}
-    | {"mitigated", "exhausted", "cancelled", "reconciled", "dry_run"}
+    {"run", "intent", "done", "failed", "not_done", "unknown", "reconciled", "resumed", "refused", "verified"}
+    | {"cancelled", "unhandled"}
 )
+"""Kinds of story lines that tell of our own acts, beside all that begin with `rung_`; the rest is what happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,9 @@ def sections(notice: Notice) -> tuple[Section, ...]:
     candidates = (
         Section(why, tuple(Line("", _one_line(text)) for text in (notice.reason,) if text)),
         Section("What is wrong", tuple(Line("", _one_line(part)) for part in told.split("\n\n") if part)),
-        Section("What happened", _lines(e for e in notice.story if e.kind not in EVIDENCE_KINDS | TRIED_KINDS)),
-        Section("What was tried", _lines(e for e in notice.story if e.kind in TRIED_KINDS)),
-        Section("Evidence", tuple(map(_evidence, (e for e in notice.story if e.kind in EVIDENCE_KINDS)))),
+        Section("What happened", _lines(e for e in notice.story if e.kind != EVIDENCE_KIND and not _is_ours(e))),
+        Section("What was tried", _lines(filter(_is_ours, notice.story))),
+        Section("Evidence", tuple(_evidence(e) for e in notice.story if e.kind == EVIDENCE_KIND)),
         Section("What to do", tuple(Line("", step) for step in notice.advice)),
     )
     return tuple(section for section in candidates if section.lines)
@@ -112,14 +113,22 @@ def when(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def _is_ours(entry: TimelineEntry) -> bool:
+    return entry.kind in TRIED_KINDS or entry.kind.startswith("rung_")
+
+
 def _lines(entries: Iterable[TimelineEntry]) -> tuple[Line, ...]:
     return tuple(Line(_clock_time(entry), _one_line(entry.text)) for entry in entries)
 
 
 def _evidence(entry: TimelineEntry) -> Line:
+    """The whole text stands in the entry's `text` where there is one; any other data is listed by name."""
     head, _, rest = entry.text.strip().partition("\n")
-    parts = [rest, *(f"{name}: {_shown(value)}" for name, value in entry.data.items())]
-    block = "\n".join(part for part in parts if part)
+    whole = entry.data.get("text")
+    block = (
+        whole if isinstance(whole, str) else "\n".join([rest, *(f"{n}: {_shown(v)}" for n, v in entry.data.items())])
+    )
+    block = block.strip("\n")
     if len(block) > ENTRY_LENGTH:
         block = f"{block[:ENTRY_LENGTH]}\n… {len(block) - ENTRY_LENGTH} characters more in the incident"
     return Line(_clock_time(entry), head, block)

@@ -80,24 +80,22 @@ StartMail = Callable[..., Awaitable[MailServer]]
 async def start_mail() -> AsyncIterator[StartMail]:
     """Starts a mail server on a port of its own, or on a given one."""
     servers: list[asyncio.Server] = []
+    sessions: list[SMTP] = []
 
-    async def start(
-        tls: ssl.SSLContext | None = None, *, implicit: bool = False, auth: bool = False, port: int = 0
-    ) -> MailServer:
+    async def start(tls: ssl.SSLContext | None = None, *, auth: bool = False, port: int = 0) -> MailServer:
         handler = MailServer()
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {"hostname": "mail.test", "ident": "test", "loop": loop}
-        if tls is not None and not implicit:
+        if tls is not None:
             options |= {"tls_context": tls, "require_starttls": True}
         if auth:
-            options |= {
-                "authenticator": handler.authenticate,
-                "auth_required": True,
-                "auth_require_tls": tls is not None,
-            }
-        server = await loop.create_server(
-            lambda: SMTP(handler, **options), "127.0.0.1", port, ssl=tls if implicit else None
-        )
+            options |= {"authenticator": handler.authenticate, "auth_required": True}
+
+        def session() -> SMTP:
+            sessions.append(SMTP(handler, **options))
+            return sessions[-1]
+
+        server = await loop.create_server(session, "127.0.0.1", port)
         servers.append(server)
         handler.port = server.sockets[0].getsockname()[1]
         return handler
@@ -105,8 +103,7 @@ async def start_mail() -> AsyncIterator[StartMail]:
     yield start
     for server in servers:
         server.close()
-    # The farewell of a session is an event of the loop; it must come before the loop ends.
-    await asyncio.sleep(0.05)
+    await reach(lambda: all(one._handler_coroutine is None or one._handler_coroutine.done() for one in sessions))
 
 
 @dataclass

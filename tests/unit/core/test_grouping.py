@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from watchdog.core.grouping import GroupingState, acknowledge, next_due, receive, tick
-from watchdog.core.model import labels_of
+from watchdog.core.model import Alert, AlertState, labels_of
 from watchdog.core.routing import Delivery, Notice, NoticeKind, Route, RouteMatch, notice_key, receivers_for
 
 OPENED, PAGE, ENDED, HEALED = NoticeKind.OPENED, NoticeKind.ESCALATED, NoticeKind.RESOLVED, NoticeKind.HEALED
@@ -152,6 +152,17 @@ def test_the_end_is_told_to_those_who_heard_of_it() -> None:
     assert world.tell(500, notice(1, ENDED, "critical", nth=2)) == []
 
 
+def test_an_end_names_the_alerts_that_it_ends() -> None:
+    """An end without alerts takes those of the news before it, an end with alerts keeps its own."""
+    alert = Alert("Down", labels_of(alertname="Down"), (), AlertState.FIRING, 1.0, 0.0)
+    gone = replace(alert, state=AlertState.RESOLVED)
+    world = World()
+    for service, own, expected in (("web", (), (alert,)), ("db", (gone,), (gone,))):
+        world.tell(0, replace(notice(1, PAGE, "critical", service=service), alerts=(alert,)))
+        world.tell(400, replace(notice(1, ENDED, "critical", service=service), alerts=own))
+        assert world.left[-1][1].notices[0].alerts == expected
+
+
 def test_healed_is_told_once_and_only_where_it_is_wanted() -> None:
     """A repair is one message to the matches that want it, none to others, and RESOLVED to who was told before."""
     world = World()
@@ -286,7 +297,7 @@ EVENTS = st.lists(
 CODEC = TypeAdapter(GroupingState)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(EVENTS)
 def test_laws(events: list[tuple[str, int, NoticeKind, str, float]]) -> None:
     """Whatever happens: a key is told as news at most once per receiver, an end only after its incident, no spin."""

@@ -118,6 +118,15 @@ def test_nothing_can_forge_a_tag() -> None:
     assert "http" not in page
 
 
+def test_evidence_is_its_text() -> None:
+    """An entry that carries its whole text shows that, and none of the bookkeeping beside it."""
+    data = {"name": "stack", "run": 3, "text": "first\nsecond"}
+    story = (TimelineEntry(0.0, "evidence", "stack: first", data), TimelineEntry(0.0, "rung_failed", "rung 1"))
+    text = text_body(replace(DELIVERY, notices=(replace(NOTICE, story=story),)), "h")
+    assert "EVIDENCE\n  00:00:00  stack: first\n      first\n      second\n\n" in text
+    assert "WHAT WAS TRIED\n  00:00:00  rung 1" in text
+
+
 def test_evidence_is_bounded() -> None:
     """A log of megabytes becomes its beginning and the number of characters left out."""
     story = (TimelineEntry(0.0, "evidence", "log", {"log": "x" * 10_000_000}),)
