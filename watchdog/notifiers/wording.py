@@ -128,7 +128,7 @@ def _evidence(entry: TimelineEntry) -> Line:
     block = (
         whole if isinstance(whole, str) else "\n".join([rest, *(f"{n}: {_shown(v)}" for n, v in entry.data.items())])
     )
-    block = block.strip("\n")
+    block = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in block.strip("\n"))
     if len(block) > ENTRY_LENGTH:
         block = f"{block[:ENTRY_LENGTH]}\n… {len(block) - ENTRY_LENGTH} characters more in the incident"
     return Line(_clock_time(entry), head, block)

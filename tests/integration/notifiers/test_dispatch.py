@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from watchdog.clock import FakeClock, SystemClock
+from watchdog.core.grouping import GroupingState
 from watchdog.core.model import Labels, labels_of
 from watchdog.core.routing import Notice, NoticeKind
+from watchdog.errors import StoreError
 from watchdog.notifiers.dispatch import Dispatcher
 from watchdog.notifiers.routes_file import RoutesConfig, load_routes
 from watchdog.notifiers.sender import Sender
@@ -93,6 +95,22 @@ async def test_a_rolled_back_notice_was_never_told(world: World) -> None:
     assert len(world.outbox.pending()) == 3
 
 
+class TornOutbox(Outbox):
+    """An outbox whose disk fills up between the rows and the state."""
+
+    def save_grouping(self, state: GroupingState) -> None:
+        raise StoreError("disk full")
+
+
+async def test_rows_and_state_are_one(world: World) -> None:
+    """When the state cannot be kept no row stays behind, or the same page would be made twice."""
+    torn = TornOutbox(world.database, world.clock)
+    dispatcher = Dispatcher(world.config, world.database, torn, world.clock, list)
+    with pytest.raises(StoreError):
+        dispatcher.notify(notice(NoticeKind.ESCALATED))
+    assert world.outbox.pending() == []
+
+
 async def test_inhibition_holds_back_and_lets_go(world: World) -> None:
     """What something bigger explains is not told while it fires, and told when it ends."""
     world.firing = [labels_of(alertname="Uplink")]
@@ -147,6 +165,7 @@ from watchdog.clock import SystemClock
 from watchdog.core.model import labels_of
 from watchdog.core.routing import Notice, NoticeKind
 from watchdog.notifiers import NotifierContext
+from watchdog.errors import StoreError
 from watchdog.notifiers.dispatch import Dispatcher
 from watchdog.notifiers.routes_file import load_routes
 from watchdog.notifiers.sender import Sender, build_notifiers

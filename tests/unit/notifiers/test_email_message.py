@@ -127,6 +127,16 @@ def test_evidence_is_its_text() -> None:
     assert "WHAT WAS TRIED\n  00:00:00  rung 1" in text
 
 
+def test_terminal_sequences_stay_out() -> None:
+    """Control characters of logs and labels reach neither subject nor text nor HTML."""
+    evil = "red \x1b[31mtext\x07\x00"
+    story = (TimelineEntry(0.0, "opened", evil), TimelineEntry(0.0, "evidence", evil, {"text": evil}))
+    delivery = replace(DELIVERY, notices=(replace(NOTICE, story=story, annotations=labels_of(summary=evil)),))
+    for text in (subject(delivery, "h"), text_body(delivery, "h"), html_body(delivery, "h")):
+        assert "red" in text
+        assert not set(text) & {"\x1b", "\x07", "\x00"}
+
+
 def test_evidence_is_bounded() -> None:
     """A log of megabytes becomes its beginning and the number of characters left out."""
     story = (TimelineEntry(0.0, "evidence", "log", {"log": "x" * 10_000_000}),)
