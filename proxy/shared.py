@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import mmap
 import os
 import shutil
 import time
@@ -25,8 +26,9 @@ from proxy.errors import ProxyError
 log = logging.getLogger("llm_proxy.shared")
 
 _PAGE_BYTES = 4096
-_MAGIC = 0xBEEFC0DE
-_MAGIC_OFFSET = 16
+_MAGIC = (0xBEEFC0DE).to_bytes(4, "little")
+_MAGIC_AT = (slice(16, 20), slice(_PAGE_BYTES + 16, _PAGE_BYTES + 20))
+"""In both meta pages, behind the page's header."""
 _BUSY_WAIT_SECONDS = 0.02
 _BUSY_POLL_SECONDS = 0.0002
 _BUSY_HOLIDAY_SECONDS = 0.5
@@ -34,6 +36,7 @@ _BUSY_HOLIDAY_SECONDS = 0.5
 _OPEN_WAIT_SECONDS = 5.0
 _DATABASES = ("meta", "providers", "cache_entries", "cache_bodies", "cache_recency", "cache_expiry")
 _READERS = 512
+_NOT_OPEN = -1
 
 
 class StoreBusyError(ProxyError):
@@ -63,6 +66,7 @@ class Transaction:
         self._write = write
 
     def __enter__(self) -> lmdb.Transaction[bytes]:
+        self._shared.check()
         if self._write:
             self._shared.lock()
         try:
@@ -103,6 +107,7 @@ class Shared:
     """
 
     environment: lmdb.Environment
+    _head: mmap.mmap
 
     def __init__(self, directory: Path, map_bytes: int, clock: Clock) -> None:
         """Opens, or sets damaged files aside and begins anew. OSError if the directory cannot be written."""
@@ -112,6 +117,8 @@ class Shared:
         self._databases: dict[str, lmdb._Database] = {}
         self._no_wait_until = 0.0
         self._mapped: int | None = None
+        self._data = _NOT_OPEN
+        self._seen_bytes = 0
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._gate = _lock_file(directory.with_name(directory.name + ".open.lock"))
         self._users = _lock_file(directory.with_name(directory.name + ".users.lock"))
@@ -142,7 +149,7 @@ class Shared:
     def recover(self) -> None:
         """After StoreBrokenError or `replaced`: sets the files aside, unless another process already has, and begins
         anew. If not even that works, everything is StoreBusyError until a later `recover` succeeds."""
-        self.environment.close()
+        self._unmap()
         fcntl.flock(self._users, fcntl.LOCK_UN)
         try:
             self._open(distrusted=self._mapped)
@@ -151,8 +158,20 @@ class Shared:
 
     def close(self) -> None:
         """Unmaps the files."""
-        self.environment.close()
+        self._unmap()
         self._close_locks()
+
+    def check(self) -> None:
+        """StoreBrokenError if the file has been overwritten or truncated under us, which costs a microsecond to see;
+        LMDB would die of it by a signal."""
+        try:
+            size = os.fstat(self._data).st_size
+        except OSError as error:
+            raise StoreBusyError(f"the store is not open: {error}") from error
+        first, second = _MAGIC_AT
+        if size < self._seen_bytes or self._head[first] != _MAGIC or self._head[second] != _MAGIC:
+            raise StoreBrokenError("the file was overwritten or truncated")
+        self._seen_bytes = size
 
     def lock(self) -> None:
         """Takes the writers' lock; StoreBusyError if that takes longer than some 20 ms."""
@@ -194,6 +213,13 @@ class Shared:
                 self._map()
             fcntl.flock(self._users, fcntl.LOCK_SH)
 
+    def _unmap(self) -> None:
+        self.environment.close()
+        if self._data != _NOT_OPEN:
+            self._head.close()
+            os.close(self._data)
+            self._data = _NOT_OPEN
+
     def _map(self) -> None:
         self.environment = lmdb.open(
             str(self._directory),
@@ -211,6 +237,9 @@ class Shared:
                 self._databases = {name: self.environment.open_db(name.encode()) for name in _DATABASES}
                 self._forget_an_earlier_boot()
             self._mapped = _inode(self._directory)
+            self._data = os.open(self._directory / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)
+            self._head = mmap.mmap(self._data, 2 * _PAGE_BYTES, prot=mmap.PROT_READ)
+            self._seen_bytes = 0
         except lmdb.Error:
             self.environment.close()
             raise
@@ -282,9 +311,8 @@ def _damage(data: Path, *, thorough: bool) -> str | None:
         return None
     if len(head) < 2 * _PAGE_BYTES:
         return f"{len(head)} bytes are too few"
-    for page in (0, _PAGE_BYTES):
-        if int.from_bytes(head[page + _MAGIC_OFFSET : page + _MAGIC_OFFSET + 4], "little") != _MAGIC:
-            return "not an LMDB file"
+    if any(head[place] != _MAGIC for place in _MAGIC_AT):
+        return "not an LMDB file"
     if not thorough:
         return None
     from lmdb import verify

@@ -182,6 +182,21 @@ async def test_requests_go_on_when_the_store_is_damaged_under_them(make_gateway:
     assert gateway.cache_health()["entries"] == 1
 
 
+@pytest.mark.parametrize("damage", [garbage, torn, stub])
+async def test_requests_go_on_when_the_file_is_damaged_under_them(
+    make_gateway: Any, ask: Any, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    """A file overwritten or cut while a gateway maps it costs the memory, not a request and not the process."""
+    gateway = await make_gateway()
+    for number in range(50):
+        await ask.whole(gateway, f"text {number}")
+    damage(tmp_path / "state" / "shared" / "data.mdb")
+    assert (await ask.whole(gateway, "text 1")).status == 200
+    assert len(list((tmp_path / "state").glob("shared.damaged-*"))) == 1
+    await ask.whole(gateway, "text 2")
+    assert dict((await ask.whole(gateway, "text 2")).headers)[b"x-cache"] == b"hit"
+
+
 _FAILER = """
 import sys
 from pathlib import Path
