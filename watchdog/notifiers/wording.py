@@ -88,7 +88,7 @@ def sections(notice: Notice) -> tuple[Section, ...]:
         Section("What happened", _lines(e for e in notice.story if e.kind != EVIDENCE_KIND and not _is_ours(e))),
         Section("What was tried", _lines(filter(_is_ours, notice.story))),
         Section("Evidence", tuple(_evidence(e) for e in notice.story if e.kind == EVIDENCE_KIND)),
-        Section("What to do", tuple(Line("", step) for step in notice.advice)),
+        Section("What to do", tuple(Line("", _one_line(step)) for step in notice.advice)),
     )
     return tuple(section for section in candidates if section.lines)
 
@@ -131,7 +131,7 @@ def _evidence(entry: TimelineEntry) -> Line:
     block = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in block.strip("\n"))
     if len(block) > ENTRY_LENGTH:
         block = f"{block[:ENTRY_LENGTH]}\n… {len(block) - ENTRY_LENGTH} characters more in the incident"
-    return Line(_clock_time(entry), head, block)
+    return Line(_clock_time(entry), _one_line(head), block)
 
 
 def _shown(value: object) -> str:
