@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +23,12 @@ from watchdog.core.incidents import Incident
 from watchdog.core.model import AlertChange, AlertEvent, AlertState
 from watchdog.core.routing import Notice
 from watchdog.core.targets import parse_target
-from watchdog.environment import check_environment
-from watchdog.errors import ConfigError, EnvironmentUnfit, ProxywatchError, StoreError
-from watchdog.journal import setup_logging
+from watchdog.errors import ConfigError, ProxywatchError, StoreError
+from watchdog.files import Files, read_files
 from watchdog.metrics.engine import RuleEngine
-from watchdog.metrics.rules import RuleGroup, load_rules
 from watchdog.metrics.series import SeriesStore
 from watchdog.notifiers import NotifierContext
 from watchdog.notifiers.dispatch import Dispatcher
-from watchdog.notifiers.routes_file import RoutesConfig, load_routes
 from watchdog.notifiers.sender import Sender, build_notifiers
 from watchdog.pipeline import Pipeline
 from watchdog.playbooks.bell import Bell
@@ -42,11 +36,10 @@ from watchdog.playbooks.desk import Desk
 from watchdog.playbooks.evidence import Evidence
 from watchdog.playbooks.guards import Guards
 from watchdog.playbooks.runner import Runner
-from watchdog.playbooks.schema import Playbook, load_playbooks
 from watchdog.playbooks.verification import Verifier
 from watchdog.rounds import Rounds
 from watchdog.schedule import Schedule
-from watchdog.settings import Config, Loaded, load_config
+from watchdog.settings import Config
 from watchdog.store.alerts import Alerts
 from watchdog.store.database import Database
 from watchdog.store.facts import Facts
@@ -64,25 +57,6 @@ View = Callable[[Parts, asyncio.Event], Coroutine[Any, Any, None]]
 SYNC_SECONDS = 2.0
 """How often incidents are made to agree with alerts and waiting ones are considered again."""
 HOUSEKEEPING_SECONDS = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """Everything that a configuration names, read and judged."""
-
-    loaded: Loaded
-    groups: tuple[RuleGroup, ...]
-    playbooks: Mapping[str, Playbook]
-    routes: RoutesConfig
-
-
-def read_files(file: Path | None) -> Files:
-    """Reads the configuration and all that it names. Raises ConfigError for the first problem."""
-    loaded = load_config(file)
-    groups = tuple(group for path in loaded.paths(loaded.config.rules, "rules") for group in load_rules(path))
-    playbooks = load_playbooks(loaded.paths(loaded.config.playbooks, "playbooks"))
-    (routes,) = loaded.paths([loaded.config.routes], "routes")
-    return Files(loaded, groups, playbooks, load_routes(routes))
 
 
 class Daemon:
@@ -310,8 +284,7 @@ class Daemon:
         self.dispatcher.notify(notice)
 
     def _holds(self, expression: str) -> bool:
-        result = self.engine.query(expression, self.clock.now())
-        return bool(getattr(result, "samples", result))
+        return bool(self.engine.query(expression, self.clock.now()))
 
     def _stopped_on_purpose(self) -> frozenset[str]:
         found = self.series.latest("proxywatch_service_stopped")
@@ -341,8 +314,8 @@ class Daemon:
     async def _shut_down(self, with_services: bool) -> None:
         self._notifier.notify("STOPPING=1")
         self._stop.set()
-        self.schedule.stop()
         await self.rounds.end()
+        self.schedule.stop()
         await self.runner.stop()
         for task in self._tasks:
             if task.get_name() not in {"sender", "dispatcher", "view"}:
@@ -385,49 +358,3 @@ class Daemon:
             f"{health}; {len(config.services)} services, {len(config.probes)} probes, "
             f"{len(self.engine.rules())} rules, {len(self.runner.playbooks)} playbooks"
         )
-
-
-@contextlib.contextmanager
-def _only_one(run_dir: Path) -> Iterator[None]:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path = run_dir / "proxywatch.lock"
-    with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            pid = lock.read().strip() or "unknown"
-            raise EnvironmentUnfit(
-                f"another proxywatch (pid {pid}) runs with {run_dir}",
-                hint="stop it, or give this one a run_dir of its own",
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
-def run(config: Path | None, *, plain: bool = False, with_services: bool = False) -> int:
-    """The command `proxywatch run`: 0 after a stop in good order, 1 after a bug, 2 if it could not begin."""
-    # Commands of this environment are found by name, although its bin directory may not be on the caller's PATH.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    try:
-        check_environment()
-        files = read_files(config)
-        setup_logging(files.loaded.config.log.level, files.loaded.config.log.format)
-        with _only_one(files.loaded.config.run_dir):
-            return asyncio.run(_main(files, plain=plain, with_services=with_services))
-    except (ConfigError, EnvironmentUnfit, StoreError) as error:
-        print(f"proxywatch: {error}" + (f"; {error.hint}" if error.hint else ""), file=sys.stderr)
-        return 2
-
-
-async def _main(files: Files, *, plain: bool, with_services: bool) -> int:
-    daemon = Daemon(files)
-    view = None
-    if not plain and sys.stdout.isatty() and sys.stderr.isatty():
-        from watchdog.cli.live import live
-
-        view = live
-    await daemon.run(with_services=with_services, view=view)
-    return 1 if daemon.failed else 0

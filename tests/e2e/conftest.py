@@ -13,5 +13,7 @@ from world import World
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     """Not started: a test lays its own configuration over the shipped one first."""
     made = World(tmp_path)
+    await made.inbox.open()
     yield made
     await made.stop()
+    await made.inbox.close()

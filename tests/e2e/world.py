@@ -19,6 +19,7 @@ from typing import Any
 
 import aiohttp
 import yaml
+from aiohttp import web
 
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -76,6 +77,42 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+class Inbox:
+    """A webhook receiver that keeps what it is sent."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}/hook"
+        self.messages: list[dict[str, Any]] = []
+        self._port = port
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def routes(self) -> dict[str, Any]:
+        """A routes file that sends everything here at once."""
+        hook = {"url": self.url, "send_resolved": True}
+        route = {"receiver": "inbox", "group_by": ["..."], "group_wait": "1s", "group_interval": "1s"}
+        return {"route": route, "receivers": [{"name": "inbox", "webhook_configs": [hook]}]}
+
+    async def open(self) -> None:
+        """Begins to listen."""
+
+        async def take(request: web.Request) -> web.Response:
+            self.messages.append(await request.json())
+            return web.Response()
+
+        app = web.Application()
+        app.router.add_post("/hook", take)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+
+    async def close(self) -> None:
+        """Stops to listen; harmless twice."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+
 @dataclass
 class Calls:
     """What a load of callers saw."""
@@ -92,7 +129,8 @@ class World:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.port, self.primary, self.secondary = free_ports(3)
+        self.port, self.primary, self.secondary, inbox = free_ports(4)
+        self.inbox = Inbox(inbox)
         self.watchdog: asyncio.subprocess.Process | None = None
         self.log = root / "proxywatch.log"
         self.events: list[str] = []

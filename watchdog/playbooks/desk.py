@@ -6,7 +6,8 @@ Every change is one transaction: alert, incident, story and notice become durabl
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from watchdog.clock import Clock
@@ -62,11 +63,22 @@ class Desk:
         """An incident, resolved or not."""
         return self._open.get(incident_id) or self.incidents.get(incident_id)
 
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is done inside becomes durable together or not at all; incidents in memory go back with the store."""
+        before = dict(self._open)
+        try:
+            with self._database.transaction():
+                yield
+        except BaseException:
+            self._open = before
+            raise
+
     def take(self, events: Iterable[AlertEvent]) -> list[Incident]:
         """Takes alert changes in; returns the incidents that something firing was added to."""
         touched: dict[int, None] = {}
         events = tuple(events)
-        with self._database.transaction():
+        with self.transaction():
             self._alerts.apply(events)
             for event in events:
                 if event.change is AlertChange.FIRING:
@@ -91,7 +103,7 @@ class Desk:
 
     def move(self, incident_id: int, event: IncidentEvent, reason: str = "") -> Incident:
         """One event over one incident."""
-        with self._database.transaction():
+        with self.transaction():
             now = self._clock.now()
             incident = transition(self._open[incident_id], event, now, reason)
             if event is IncidentEvent.ESCALATED:
@@ -106,17 +118,19 @@ class Desk:
 
     def page(self, incident_id: int, reason: str) -> None:
         """Tells a person what only a person can do, although the incident is being kept at bay; once an incident."""
-        with self._database.transaction():
-            self._put(replace(self._open[incident_id], escalated_at=self._clock.now(), reason=reason))
+        with self.transaction():
+            incident = self._open[incident_id]
+            self._put(replace(incident, escalated_at=incident.escalated_at or self._clock.now(), reason=reason))
             self.tell(incident_id, "person_needed", reason)
-            self.announce(incident_id, NoticeKind.ESCALATED, reason)
+            if incident.escalated_at is None:
+                self.announce(incident_id, NoticeKind.ESCALATED, reason)
 
     def settle(self, incident_id: int) -> None:
         """Resolves the incident if nothing of it fires any more and no run is under way."""
         incident = self._open.get(incident_id)
         if incident is None or incident.firing or self.busy(incident_id):
             return
-        with self._database.transaction():
+        with self.transaction():
             incident = transition(incident, IncidentEvent.RECOVERED, self._clock.now())
             self._put(incident)
             how = "healed" if incident.healed else "over without a repair of ours"
@@ -127,7 +141,7 @@ class Desk:
 
     def healed(self, incident_id: int) -> None:
         """A run of ours verified."""
-        with self._database.transaction():
+        with self.transaction():
             self._put(replace(self._open[incident_id], healed=True))
 
     def acted(self, incident_id: int) -> None:
@@ -139,7 +153,7 @@ class Desk:
     def acknowledge(self, incident_id: int, who: str) -> Incident:
         """A person has it. KeyError if it is resolved or unknown."""
         incident = replace(self._open[incident_id], acknowledged_at=self._clock.now(), acknowledged_by=who)
-        with self._database.transaction():
+        with self.transaction():
             self._put(incident)
             self.tell(incident_id, "acknowledged", f"acknowledged by {who}")
         return incident
@@ -147,14 +161,15 @@ class Desk:
     def tell(self, incident_id: int | None, kind: str, text: str, data: Mapping[str, object] | None = None) -> None:
         """Adds a line to the story and to the log."""
         level = logging.WARNING if kind in {"opened", "escalated", "failed"} else logging.INFO
-        title = self._open[incident_id].key if incident_id in self._open else ""
-        log.log(level, "incident %s %s: %s: %s", incident_id, title, kind, text, extra={"incident": incident_id})
+        incident = self.get(incident_id) if incident_id is not None else None
+        subject = f"incident {incident.id} {incident.key}" if incident else "no incident"
+        log.log(level, "%s: %s: %s", subject, kind, text, extra={"incident": incident_id})
         if incident_id is not None:
             self.incidents.tell(incident_id, TimelineEntry(self._clock.now(), kind, text, data or {}))
 
     def announce(self, incident_id: int, kind: NoticeKind, reason: str) -> None:
         """Says something about an unresolved incident, in the current transaction or in one of its own."""
-        with self._database.transaction():
+        with self.transaction():
             self._say(self._open[incident_id], kind, reason)
 
     def _say(self, incident: Incident, kind: NoticeKind, reason: str) -> None:

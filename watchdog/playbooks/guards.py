@@ -49,7 +49,8 @@ class Guards:
     def ask(self, wish: Wish, playbook: Playbook, incident_id: int | None) -> Decision:
         """The decision of all guards. Whatever cannot be read counts as «not safe»."""
         limits = self.limits if playbook.budget is None else replace(self.limits, budget=playbook.budget)
-        return decide(wish, self._gather(incident_id), limits, self._clock.now())
+        longest = max((w.seconds for w in (*limits.budget, *limits.host_budget)), default=0.0)
+        return decide(wish, self._gather(incident_id, max(DAY_SECONDS, longest)), limits, self._clock.now())
 
     def lock(self, run: Run) -> None:
         """From now on this run acts on its target."""
@@ -60,14 +61,14 @@ class Guards:
         if self._acting.get(run.target) == run.id:
             del self._acting[run.target]
 
-    def _gather(self, incident_id: int | None) -> Facts:
+    def _gather(self, incident_id: int | None, reach: float) -> Facts:
         now = self._clock.now()
         try:
             return Facts(
                 started_at=self._started_at,
                 pauses=self._facts.pauses(now),
-                effects=self._runs.past_effects(now - DAY_SECONDS),
-                troubles=self._desk.incidents.troubles(now - DAY_SECONDS),
+                effects=self._runs.past_effects(now - reach),
+                troubles=self._desk.incidents.troubles(now - reach),
                 running=dict(self._acting),
                 open_targets=frozenset(i.key for i in self._desk.unresolved),
                 stopped_on_purpose=self._stopped_on_purpose(),

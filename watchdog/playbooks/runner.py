@@ -10,16 +10,17 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from watchdog.actions import Action, ActionContext, ActionSettings, actions
 from watchdog.clock import Clock
 from watchdog.core.incidents import Incident, IncidentEvent
-from watchdog.core.ladder import Attempt, Exhausted, Finished, RungLimit, RungOutcome, next_move
+from watchdog.core.ladder import Attempt, Exhausted, Finished, RungLimit, RungOutcome, Try, next_move
 from watchdog.core.model import IncidentState, Outcome
-from watchdog.core.policy import Decision, Denial, Wish
+from watchdog.core.policy import Decision, Wish
 from watchdog.core.routing import NoticeKind
 from watchdog.core.targets import parse_target
-from watchdog.errors import ProxywatchError, StoreError
+from watchdog.errors import ActionError, ProxywatchError, StoreError
 from watchdog.playbooks.bell import Bell
 from watchdog.playbooks.desk import Desk
 from watchdog.playbooks.evidence import Evidence
@@ -61,7 +62,8 @@ class Runner:
         self._bell = bell
         self.playbooks: Mapping[str, Playbook] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._incidents: dict[int, int] = {}
+        # What a crash left under way keeps its incident busy from the first moment, long before `resume`.
+        self._incidents: dict[int, int] = {r.incident_id: r.id for r in runs.unended() if r.incident_id is not None}
         self._waiting: dict[int, Decision] = {}
         desk.busy = lambda incident_id: incident_id in self._incidents
 
@@ -119,40 +121,55 @@ class Runner:
         return self.guards.ask(self.wish(runs[-1], playbook, rung), playbook, incident.id).allowed
 
     def begin(self, incident: Incident | None, playbook: Playbook, target: str, trigger: str = "alert") -> Run:
-        """Starts a run in a task of its own."""
+        """Starts a run in a task of its own. Raises ActionError while another run is under way for the incident."""
+        if incident is not None and incident.id in self._incidents:
+            raise ActionError(f"run {self._incidents[incident.id]} is already under way for incident {incident.id}")
         labels = dict(incident.labels) if incident else {}
         labels.update(parse_target(target).labels)
         incident_id = incident.id if incident else None
-        run = self._runs.begin(
-            incident_id=incident_id,
-            playbook=playbook.name,
-            target=target,
-            trigger=trigger,
-            labels=labels,
-            now=self._clock.now(),
-        )
+        with self._desk.transaction():
+            run = self._runs.begin(
+                incident_id=incident_id,
+                playbook=playbook.name,
+                target=target,
+                trigger=trigger,
+                labels=labels,
+                now=self._clock.now(),
+            )
+            if incident_id is not None:
+                self._desk.move(incident_id, IncidentEvent.RUN_STARTED)
+            self._desk.tell(incident_id, "run", f"playbook {playbook.name} begins (run {run.id}, by {trigger})")
         if incident_id is not None:
             self._incidents[incident_id] = run.id
-            self._desk.move(incident_id, IncidentEvent.RUN_STARTED)
-        self._desk.tell(incident_id, "run", f"playbook {playbook.name} begins (run {run.id}, by {trigger})")
         self._spawn(run, playbook)
         return run
 
     async def resume(self) -> None:
         """After a start: looks at the world for every effect that was left open, then lets each run go on."""
-        for run in self._runs.unended():
-            for effect in self._runs.effects_of(run.id):
-                if effect.outcome is None:
-                    await self._reconcile(run, effect)
+        left = self._runs.unended()
+        for run in left:
+            await self._reconcile_all(run)
+        for run in left:
             playbook = self.playbooks.get(run.playbook)
             if playbook is None:
-                self._desk.tell(run.incident_id, "cancelled", f"playbook {run.playbook} is no longer there")
-                self._runs.end(run, "cancelled", self._clock.now())
+                self._cancel(run, f"playbook {run.playbook} is no longer there")
                 continue
-            if run.incident_id is not None:
-                self._incidents[run.incident_id] = run.id
+            # A rung that has acted holds its target again before any other run asks for it.
+            if self._begun(run, playbook):
+                self.guards.lock(run)
             self._desk.tell(run.incident_id, "resumed", f"run {run.id} goes on after a restart of proxywatch")
             self._spawn(run, playbook)
+
+    def _begun(self, run: Run, playbook: Playbook) -> bool:
+        move = next_move([RungLimit(rung.rung, rung.attempts) for rung in playbook.ladder], run.attempts)
+        return isinstance(move, Try) and bool(self._done(run, playbook.ladder[move.index], move.attempt))
+
+    def _cancel(self, run: Run, why: str) -> None:
+        with self._desk.transaction():
+            self._desk.tell(run.incident_id, "cancelled", why)
+            self._runs.end(run, "cancelled", self._clock.now())
+            self._move(run, IncidentEvent.RUN_ENDED)
+        self._release(run)
 
     async def stop(self) -> None:
         """Ends the tasks; the runs stay as they are in the store and go on at the next start."""
@@ -173,23 +190,40 @@ class Runner:
         task.add_done_callback(lambda _task: self._tasks.pop(run.id, None))
 
     async def _guarded(self, run: Run, playbook: Playbook) -> None:
-        try:
-            await self._drive(run, playbook)
-        except StoreError as error:
-            # Without a memory nothing is safe: the run stops where it is and is reconciled when the store is back.
-            log.critical("run %s stops: %s", run.id, error)
-        except Exception:
-            log.exception("run %s of %s failed by a bug of ours; a person is told", run.id, playbook.name)
-            self._escalate(run, "exhausted", "proxywatch itself failed while running the playbook; see its log")
-        finally:
-            self.guards.unlock(run)
-            self._waiting.pop(run.id, None)
-            if run.incident_id is not None and self._incidents.get(run.incident_id) == run.id:
-                del self._incidents[run.incident_id]
-            if run.incident_id is not None:
+        # A cancelled run (`stop`) is not released: it stays unended in the store, so its incident must stay busy.
+        while True:
+            try:
+                await self._drive(run, playbook)
+            except StoreError as error:
+                log.critical("run %s stands still until the store is back: %s", run.id, error)
+                run = await self._when_remembered(run)
+                continue
+            except Exception:
+                log.exception("run %s of %s failed by a bug of ours; a person is told", run.id, playbook.name)
                 with contextlib.suppress(StoreError):
-                    self._desk.settle(run.incident_id)
-            self._bell.ring()
+                    self._escalate(run, "exhausted", "proxywatch itself failed while running the playbook; see its log")
+            break
+        self._release(run)
+
+    async def _when_remembered(self, run: Run) -> Run:
+        """Waits until the store works again and what was begun without a record is reconciled."""
+        while True:
+            await asyncio.sleep(RECONSIDER_SECONDS)
+            try:
+                await self._reconcile_all(run)
+                return self._runs.get(run.id) or run
+            except StoreError:
+                continue
+
+    def _release(self, run: Run) -> None:
+        self.guards.unlock(run)
+        self._waiting.pop(run.id, None)
+        if run.incident_id is not None:
+            if self._incidents.get(run.incident_id) == run.id:
+                del self._incidents[run.incident_id]
+            with contextlib.suppress(StoreError):
+                self._desk.settle(run.incident_id)
+        self._bell.ring()
 
     async def _drive(self, run: Run, playbook: Playbook) -> None:
         await self._evidence.collect(run, playbook)
@@ -206,25 +240,30 @@ class Runner:
             rung = playbook.ladder[move.index]
             outcome, note = await self._attempt(run, playbook, rung, move.attempt)
             self.guards.unlock(run)
-            run = self._runs.attempted(run, Attempt(rung.rung, outcome, note))
-            self._desk.tell(
-                run.incident_id, f"rung_{outcome}", f"rung {rung.rung}: {outcome}" + (f": {note}" if note else "")
-            )
-            if outcome is RungOutcome.FAILED:
-                self._move(run, IncidentEvent.RUNG_FAILED)
+            with self._desk.transaction():
+                run = self._runs.attempted(run, Attempt(rung.rung, outcome, note))
+                self._desk.tell(
+                    run.incident_id, f"rung_{outcome}", f"rung {rung.rung}: {outcome}" + (f": {note}" if note else "")
+                )
+                if outcome is RungOutcome.FAILED:
+                    self._move(run, IncidentEvent.RUNG_FAILED)
+
+    def _done(self, run: Run, rung: Rung, attempt: int) -> dict[int, Effect]:
+        """By step: what this attempt has tried and what was not proven undone."""
+        mine = [e for e in self._runs.effects_of(run.id) if (e.rung, e.attempt) == (rung.rung, attempt)]
+        return {e.step: e for e in mine if e.outcome is not Outcome.NOT_DONE}
 
     async def _attempt(self, run: Run, playbook: Playbook, rung: Rung, attempt: int) -> tuple[RungOutcome, str]:
-        effects = [e for e in self._runs.effects_of(run.id) if (e.rung, e.attempt) == (rung.rung, attempt)]
-        done = {e.step: e for e in effects if e.outcome is not Outcome.NOT_DONE}
+        done = self._done(run, rung, attempt)
         if not done and rung.when and not self._verifier.holds(fill(rung.when, run.labels)):
             return RungOutcome.SKIPPED, f"there is nothing for it to do: {rung.when}"
-        if rung.steps and not done:
-            if run.trigger == "alert" and self._verifier.healthy(run, playbook, rung):
-                return await self._watch(run, playbook, rung, "well again before anything had to be done")
-            denial = await self._permission(run, playbook, rung)
-            if denial is not None:
-                return RungOutcome.REFUSED, denial.text
-        self.guards.lock(run)
+        failed = any(effect.outcome is Outcome.FAILED for effect in done.values())
+        if len(done) < len(rung.steps) and not failed:
+            ended = await self._clear_to_act(run, playbook, rung, begun=bool(done))
+            if ended is not None:
+                return ended
+        if rung.steps:
+            self.guards.lock(run)
         for index, step in enumerate(rung.steps):
             effect = done.get(index)
             outcome, note = (
@@ -234,20 +273,23 @@ class Runner:
                 stop = step.on_failure == "stop"
                 return (RungOutcome.STOPPED if stop else RungOutcome.FAILED), f"{_kind(step)}: {note}"
         self._move(run, IncidentEvent.ACTED)
-        return await self._watch(run, playbook, rung, "")
-
-    async def _watch(self, run: Run, playbook: Playbook, rung: Rung, note: str) -> tuple[RungOutcome, str]:
         verified, seen = await self._verifier.verify(run, playbook, rung)
-        if verified:
-            return RungOutcome.VERIFIED, note or seen
-        return RungOutcome.FAILED, seen
+        return (RungOutcome.VERIFIED if verified else RungOutcome.FAILED), seen
 
-    async def _permission(self, run: Run, playbook: Playbook, rung: Rung) -> Denial | None:
-        """Waits until the guards allow the rung: None. Otherwise the refusal that is not worth waiting for."""
+    async def _clear_to_act(
+        self, run: Run, playbook: Playbook, rung: Rung, *, begun: bool
+    ) -> tuple[RungOutcome, str] | None:
+        """Waits until the guards allow the rung: None. Otherwise how it ended without acting: well again meanwhile, or
+        refused for longer than a run may wait. What is `begun` is paid for and asks only for pauses and locks."""
         began = self._clock.now()
         shown: tuple[str, ...] = ()
         while True:
-            decision = self.guards.ask(self.wish(run, playbook, rung), playbook, run.incident_id)
+            if run.trigger == "alert" and not begun and self._verifier.healthy(run, playbook, rung):
+                well, _ = await self._verifier.verify(run, playbook, rung)
+                if well:
+                    return RungOutcome.VERIFIED, "well again before anything had to be done"
+            wish = self.wish(run, playbook, rung)
+            decision = self.guards.ask(replace(wish, by_person=wish.by_person or begun), playbook, run.incident_id)
             if decision.allowed:
                 self._waiting.pop(run.id, None)
                 return None
@@ -262,13 +304,11 @@ class Runner:
                     run.incident_id, "refused", f"rung {rung.rung} may not act yet: {text}{wait}", {"reasons": reasons}
                 )
             if decision.final is not None:
-                return decision.final
+                return RungOutcome.REFUSED, decision.final.text
             now = self._clock.now()
             if now >= began + playbook.wait_at_most:
-                return Denial(
-                    decision.denials[0].reason,
-                    f"waited {format_duration(now - began)} in vain: {decision.denials[0].text}",
-                )
+                waited = format_duration(now - began)
+                return RungOutcome.REFUSED, f"waited {waited} in vain: {decision.denials[0].text}"
             pause = min(RECONSIDER_SECONDS, began + playbook.wait_at_most - now)
             if decision.until is not None:
                 pause = min(pause, decision.until - now)
@@ -283,7 +323,7 @@ class Runner:
             playbook=playbook.name,
             target=target,
             disruptive=disruptive,
-            service=target.labels.get("service", ""),
+            service=target.labels.get("service") or context.labels.get("service", ""),
             autonomy=playbook.autonomy,
             by_person=run.trigger != "alert",
             run_id=run.id,
@@ -298,20 +338,21 @@ class Runner:
         except ProxywatchError as error:
             self._desk.tell(run.incident_id, "failed", f"{_kind(step)}: cannot survey: {error}")
             return Outcome.FAILED, str(error)
-        effect = self._runs.intend(
-            run,
-            rung=rung.rung,
-            attempt=attempt,
-            step=index,
-            action=_kind(step),
-            arguments=step.model_dump(mode="json"),
-            survey=survey,
-            disruptive=action.disruptive,
-            now=self._clock.now(),
-        )
-        if run.incident_id is not None:
-            self._desk.acted(run.incident_id)
-        self._desk.tell(run.incident_id, "intent", action.describe(), {"key": effect.key, "survey": dict(survey)})
+        with self._desk.transaction():
+            effect = self._runs.intend(
+                run,
+                rung=rung.rung,
+                attempt=attempt,
+                step=index,
+                action=_kind(step),
+                arguments=step.model_dump(mode="json"),
+                survey=survey,
+                disruptive=action.disruptive,
+                now=self._clock.now(),
+            )
+            if run.incident_id is not None:
+                self._desk.acted(run.incident_id)
+            self._desk.tell(run.incident_id, "intent", action.describe(), {"key": effect.key, "survey": dict(survey)})
         try:
             async with asyncio.timeout(step.timeout):
                 note = await action.perform(survey)
@@ -320,9 +361,15 @@ class Runner:
             outcome, note = Outcome.FAILED, f"not done after {format_duration(step.timeout)}"
         except ProxywatchError as error:
             outcome, note = Outcome.FAILED, str(error)
-        self._runs.conclude(effect, outcome, note, self._clock.now())
-        self._desk.tell(run.incident_id, str(outcome), note, {"key": effect.key})
+        with self._desk.transaction():
+            self._runs.conclude(effect, outcome, note, self._clock.now())
+            self._desk.tell(run.incident_id, str(outcome), note, {"key": effect.key})
         return outcome, note
+
+    async def _reconcile_all(self, run: Run) -> None:
+        for effect in self._runs.effects_of(run.id):
+            if effect.outcome is None:
+                await self._reconcile(run, effect)
 
     async def _reconcile(self, run: Run, effect: Effect) -> None:
         """Looks at the world for an effect whose end nobody wrote down."""
@@ -334,31 +381,35 @@ class Runner:
             outcome, note = sighting.outcome, sighting.note
         except (ProxywatchError, TimeoutError, KeyError, ValueError) as error:
             outcome, note = Outcome.UNKNOWN, f"cannot tell: {error}"
-        self._runs.conclude(effect, outcome, f"reconciled: {note}", self._clock.now())
-        self._desk.tell(run.incident_id, "reconciled", f"{effect.action}: {outcome}: {note}", {"key": effect.key})
+        with self._desk.transaction():
+            self._runs.conclude(effect, outcome, f"reconciled: {note}", self._clock.now())
+            self._desk.tell(run.incident_id, "reconciled", f"{effect.action}: {outcome}: {note}", {"key": effect.key})
 
     def _succeed(self, run: Run, playbook: Playbook, rung: str) -> None:
+        """The run's end and what follows for the incident are one transaction: nobody would come back for the rest."""
         incident = self._desk.get(run.incident_id) if run.incident_id is not None else None
         firing = incident is not None and bool(incident.firing)
-        self._runs.end(run, "mitigated" if firing else "verified", self._clock.now())
-        self._desk.tell(run.incident_id, "verified", f"playbook {playbook.name}: rung {rung} verified")
-        if run.incident_id is None or incident is None:
-            return
-        if firing:
+        with self._desk.transaction():
+            self._runs.end(run, "mitigated" if firing else "verified", self._clock.now())
+            self._desk.tell(run.incident_id, "verified", f"playbook {playbook.name}: rung {rung} verified")
+            if incident is None or incident.state is IncidentState.RESOLVED:
+                return
+            if not firing:
+                self._desk.healed(incident.id)
+                return
             self._move(run, IncidentEvent.ACTED)
             self._move(run, IncidentEvent.MITIGATED, "users are served; waiting for the cause to end")
-            for need in playbook.needs_person:
-                if incident.escalated_at is None and self._verifier.holds(fill(need.when, run.labels)):
-                    self._desk.page(incident.id, need.text)
-        else:
-            self._desk.healed(run.incident_id)
+            needs = [n.text for n in playbook.needs_person if self._verifier.holds(fill(n.when, run.labels))]
+            if needs and incident.escalated_at is None:
+                self._desk.page(incident.id, " ".join(needs))
 
     def _escalate(self, run: Run, state: str, reason: str) -> None:
-        self._runs.end(run, state, self._clock.now())
-        if run.incident_id is None:
-            self._desk.tell(None, "failed", f"run {run.id} of {run.playbook}: {reason}")
-        else:
-            self._move(run, IncidentEvent.ESCALATED, reason)
+        with self._desk.transaction():
+            self._runs.end(run, state, self._clock.now())
+            if run.incident_id is None:
+                self._desk.tell(None, "failed", f"run {run.id} of {run.playbook}: {reason}")
+            else:
+                self._move(run, IncidentEvent.ESCALATED, reason)
 
     def _move(self, run: Run, event: IncidentEvent, reason: str = "") -> None:
         incident = self._desk.get(run.incident_id) if run.incident_id is not None else None

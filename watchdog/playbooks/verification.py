@@ -49,7 +49,7 @@ class Verifier:
             if held_since is not None and now >= held_since + wanted.hold:
                 return (
                     True,
-                    f"held for {format_duration(now - held_since)}, {format_duration(now - began)} after the act",
+                    f"well for {format_duration(now - held_since)}, after {format_duration(now - began)} of watching",
                 )
             if now >= began + wanted.within:
                 return (
@@ -57,6 +57,8 @@ class Verifier:
                     f"not well within {format_duration(wanted.within)}: {missing or 'it did not hold long enough'}",
                 )
             ends = [began + wanted.within]
+            if now < began + wanted.settle:
+                ends.append(began + wanted.settle)
             if held_since is not None:
                 ends.append(held_since + wanted.hold)
             await self._bell.wait(max(0.005, min(ends) - now))

@@ -1,0 +1,58 @@
+"""The command `proxywatch run`: judges environment and files, makes sure to be the only one, runs the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from watchdog.daemon import Daemon, View
+from watchdog.environment import check_environment
+from watchdog.errors import ConfigError, EnvironmentUnfit, StoreError
+from watchdog.files import Files, read_files
+from watchdog.journal import setup_logging
+
+
+@contextlib.contextmanager
+def _only_one(run_dir: Path) -> Iterator[None]:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / "proxywatch.lock"
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            pid = lock.read().strip() or "unknown"
+            raise EnvironmentUnfit(
+                f"another proxywatch (pid {pid}) runs with {run_dir}",
+                hint="stop it, or give this one a run_dir of its own",
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def run(config: Path | None, *, view: View | None = None, with_services: bool = False) -> int:
+    """0 after a stop in good order, 1 after a bug of ours, 2 if it could not begin."""
+    # Commands of this environment are found by name, although its bin directory may not be on the caller's PATH.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    try:
+        check_environment()
+        files = read_files(config)
+        setup_logging(files.loaded.config.log.level, files.loaded.config.log.format)
+        with _only_one(files.loaded.config.run_dir):
+            return asyncio.run(_main(files, view, with_services))
+    except (ConfigError, EnvironmentUnfit, StoreError) as error:
+        print(f"proxywatch: {error}" + (f"; {error.hint}" if error.hint else ""), file=sys.stderr)
+        return 2
+
+
+async def _main(files: Files, view: View | None, with_services: bool) -> int:
+    daemon = Daemon(files)
+    await daemon.run(with_services=with_services, view=view)
+    return 1 if daemon.failed else 0
