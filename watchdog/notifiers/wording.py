@@ -69,7 +69,7 @@ def verdict(notice: Notice) -> str:
     lasted = format_duration(max((notice.ended_at or notice.started_at) - notice.started_at, 0.0))
     match notice.kind:
         case NoticeKind.ESCALATED:
-            return "proxywatch could not repair this; a person is needed."
+            return "proxywatch cannot repair this alone; a person is needed."
         case NoticeKind.OPENED:
             return "Nothing repairs this by itself; please look at it."
         case NoticeKind.HEALED:

@@ -36,7 +36,7 @@ def test_the_text_reads_from_verdict_to_advice() -> None:
     """The verdict is first, then reason, what is wrong, what happened, what was tried, evidence, what to do."""
     text = text_body(DELIVERY, "edge-3")
     order = [
-        "NEEDS YOU: Worker 1 is down\nproxywatch could not repair this; a person is needed.",
+        "NEEDS YOU: Worker 1 is down\nproxywatch cannot repair this alone; a person is needed.",
         "the ladder is exhausted",
         "It died. Three times.",
         "WHAT HAPPENED\n  22:13:20  noticed",
