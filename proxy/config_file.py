@@ -119,7 +119,13 @@ def _override(document: Document, name: str, value: str) -> None:
 
 def _explain(error: ValidationError, file: Path, root: yaml.Node | None, environment: Mapping[str, str]) -> ConfigError:
     """One line for the first fault in the file, with how many more there are."""
-    faults = sorted(error.errors(include_url=False), key=lambda fault: _line(root, fault["loc"])[0] or 0)
+    every = error.errors(include_url=False)
+    # Pydantic also reports a list as too short when its only item was refused; the item's own fault says it better.
+    inner = [fault for fault in every if not any(_within(other["loc"], fault["loc"]) for other in every)]
+    faults = sorted(
+        inner,
+        key=lambda fault: (_line(root, fault["loc"])[0] or 0, fault["type"] == "missing"),
+    )
     fault = faults[0]
     line, shown = _line(root, fault["loc"])
     key = ".".join(shown) or (".".join(map(str, fault["loc"])))
@@ -129,6 +135,10 @@ def _explain(error: ValidationError, file: Path, root: yaml.Node | None, environ
     if variable in environment:
         return ConfigError(message, file=f"environment {variable}")
     return ConfigError(message, file=str(file), line=line, key=key)
+
+
+def _within(loc: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return len(loc) > len(outer) and loc[: len(outer)] == outer
 
 
 def _wording(kind: str, text: str, given: object, loc: tuple[int | str, ...], context: Mapping[str, object]) -> str:

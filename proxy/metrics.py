@@ -206,7 +206,7 @@ class Metrics:
         if known is None:
             known = self._metrics[family.name] = kind(self._file, family)
         if not isinstance(known, kind):
-            raise ValueError(f"metric {family.name} is already a {type(known).__name__.lower()}")  # noqa: TRY004
+            raise ValueError(f"metric {family.name} is already a {type(known).__name__.lower()}")
         return known
 
 

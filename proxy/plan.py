@@ -38,7 +38,11 @@ def load_plan(file: str | None, overrides: Document) -> Plan:
     judged = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if judged.returncode != 0:
         lines = judged.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise ConfigError(lines[-1] if lines else f"the configuration's judge ended with {judged.returncode}")
+        raise ConfigError(
+            lines[-1].removeprefix("llm-proxy: ")
+            if lines
+            else f"the configuration's judge ended with {judged.returncode}"
+        )
     plan = json.loads(judged.stdout)
     return Plan(
         document=plan["document"],

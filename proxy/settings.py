@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -28,6 +28,11 @@ def parse_duration(value: object) -> float:
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 """Seconds."""
+
+
+def _expect_once(noun: str, names: list[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"expected every {noun} once, found {twice[0]!r} twice")
 
 
 class Section(BaseModel):
@@ -56,6 +61,12 @@ class Auth(Section):
 
     anonymous_loopback: Literal["none", "user"] = "none"
     keys: tuple[Key, ...] = ()
+
+    @field_validator("keys")
+    @classmethod
+    def _ids_differ(cls, keys: tuple[Key, ...]) -> tuple[Key, ...]:
+        _expect_once("key id", [key.id for key in keys])
+        return keys
 
 
 class LocalProvider(Section):
@@ -160,13 +171,9 @@ class Settings(Section):
     faults: bool = False
     """Enables `POST /debug/fault` for an admin key: real faults for demonstrations and drills. Never in production."""
 
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
-        for noun, names in (
-            ("provider name", [provider.name for provider in self.providers]),
-            ("key id", [key.id for key in self.auth.keys]),
-            ("port of a local provider", [str(p.port) for p in self.providers if isinstance(p, LocalProvider)]),
-        ):
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"expected every {noun} once, found {twice[0]!r} twice")
-        return self
+    @field_validator("providers")
+    @classmethod
+    def _providers_differ(cls, providers: tuple[Provider, ...]) -> tuple[Provider, ...]:
+        _expect_once("provider name", [provider.name for provider in providers])
+        _expect_once("port", [str(provider.port) for provider in providers if isinstance(provider, LocalProvider)])
+        return providers

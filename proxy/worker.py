@@ -32,8 +32,8 @@ from proxy.settings import Settings
 
 _KEEP_ALIVE_SECONDS = 75
 _IDLE_GRACE_SECONDS = 1.0
-"""How long a draining worker leaves idle connections open: a request that is under way on one is answered, and its
-answer says `connection: close`, instead of being met by a reset."""
+"""A draining worker closes a connection only after it was idle for so long. A client that sends its next request
+before that is answered, and the answer says `connection: close`; closing at once would meet it with a reset."""
 _DRAIN_POLL_SECONDS = 0.05
 _DRAIN_MARGIN_SECONDS = 1.0
 """The worker ends what has not finished so much before the master would kill it."""
@@ -76,17 +76,26 @@ class Connection(HttpToolsProtocol):
             if gone is not None:
                 gone()
 
-    @property
-    def idle(self) -> bool:
-        """No request in hand, and none that the kernel has for us but we have not read."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Idle from the first moment on, until a request has come."""
+        super().connection_made(transport)
+        self._idle_since = self.loop.time()
+
+    def on_response_complete(self) -> None:
+        """Idle again, unless the client has sent its next request already."""
+        super().on_response_complete()
+        self._idle_since = self.loop.time()
+
+    def idle_seconds(self) -> float:
+        """How long it has had nothing to do; 0 while a request is in hand, or in the kernel and not yet read."""
         if self.cycle is not None and not self.cycle.response_complete:
-            return False
+            return 0.0
         sock = self.transport.get_extra_info("socket")
         if sock is None or self.transport.is_closing():
-            return False
+            return 0.0
         unread = array.array("i", [0])
         fcntl.ioctl(sock.fileno(), termios.FIONREAD, unread)
-        return unread[0] == 0
+        return 0.0 if unread[0] else self.loop.time() - self._idle_since
 
 
 class Server(uvicorn.Server):
@@ -147,10 +156,9 @@ class Server(uvicorn.Server):
                 for task in list(self.server_state.tasks):
                     task.cancel()
                 break
-            if waited >= _IDLE_GRACE_SECONDS:
-                for connection in connections:
-                    if isinstance(connection, Connection) and connection.idle:
-                        connection.transport.close()
+            for connection in connections:
+                if isinstance(connection, Connection) and connection.idle_seconds() >= _IDLE_GRACE_SECONDS:
+                    connection.transport.close()
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
         await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
 
