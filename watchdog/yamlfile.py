@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from pydantic_core import ErrorDetails
 from watchdog.errors import ConfigError
 
 Location = tuple[str | int, ...]
+MOST_VALUES = 200_000
+"""In one file: far above what people write, far below what aliases of aliases could make of a few lines."""
+_WHOLE = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +71,38 @@ def load(path: Path) -> Document:
 def parse(text: str, file: str) -> Document:
     """As `load`, from text; `file` is only used in messages. An empty document is an empty mapping."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
         lines: dict[Location, int] = {}
         if node is not None:
             _walk(node, (), lines, file)
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else None
         raise ConfigError(f"not valid YAML: {error.problem or error.context}", file=file, line=line) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        reason = f"not valid YAML: character U+{error.character:04X} is not allowed"
+        raise ConfigError(reason, file=file, line=line) from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"not valid YAML: {error}", file=file) from error
+    except RecursionError:
+        raise ConfigError("not valid YAML: nested too deeply", file=file) from None
     return Document(file, {} if data is None else data, lines)
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain scalars as Prometheus reads them: only `true` and `false` are booleans (`on` and `no` are words), and a
+    date is text."""
+
+    yaml_implicit_resolvers = {
+        first: [
+            (tag, re.compile("(?:true|True|TRUE|false|False|FALSE)$") if tag.endswith(":bool") else pattern)
+            for tag, pattern in resolvers
+            if not tag.endswith(":timestamp")
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def overlay(base: Document, upper: Document) -> Document:
@@ -109,6 +133,8 @@ def overlay(base: Document, upper: Document) -> Document:
 
 def _walk(node: yaml.Node, path: Location, lines: dict[Location, int], file: str) -> None:
     lines.setdefault(path, node.start_mark.line + 1)
+    if len(lines) > MOST_VALUES:
+        raise ConfigError("holds too much once its aliases are written out", file=file, line=node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
@@ -127,9 +153,9 @@ def _walk(node: yaml.Node, path: Location, lines: dict[Location, int], file: str
 M = TypeVar("M", bound=BaseModel)
 
 
-def validate(model: type[M], document: Document, data: Any = None, at: Location = ()) -> M:
+def validate(model: type[M], document: Document, data: Any = _WHOLE, at: Location = ()) -> M:
     """`model` over the document, or over `data` that stands in it at `at`. Raises ConfigError for the first problem."""
-    return validate_as(TypeAdapter(model), document, document.data if data is None else data, at)
+    return validate_as(TypeAdapter(model), document, document.data if data is _WHOLE else data, at)
 
 
 def validate_as(adapter: TypeAdapter[M], document: Document, data: Any, at: Location = ()) -> M:
@@ -193,9 +219,10 @@ def _sentence(problem: ErrorDetails, location: Location, names: Iterable[str]) -
         case "value_error":
             return str(context.get("error", problem["msg"]))
         case _:
-            message = problem["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+            subject, _, wanted = problem["msg"].partition(" should ")
+            wanted = wanted.removeprefix("be ").removeprefix("a valid ") or subject
             shown = repr(problem["input"])
-            return f"expected {message}, not {shown if len(shown) <= 60 else shown[:57] + '...'}"
+            return f"expected {wanted}, not {shown if len(shown) <= 60 else shown[:57] + '...'}"
 
 
 def _nearest(name: str, allowed: Iterable[str]) -> str:
