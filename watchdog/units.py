@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -31,15 +32,15 @@ def parse_size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value == 0:
         return 0
     if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
-        return int(float(match[1]) * _BYTES[match[2]])
+        return int(Fraction(match[1]) * _BYTES[match[2]])
     raise ValueError(f"expected a size such as 512KiB, 64MiB or 2GB, not {value!r}")
 
 
 def format_duration(seconds: float) -> str:
     """`830ms`, `4.2s`, `3m 20s`, `2h 5m`, `3d 4h`: two units at most, for people."""
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f}ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f}s".replace(".0s", "s")
     whole = round(seconds)
     for name, size, below, below_size in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
