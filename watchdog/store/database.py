@@ -11,6 +11,7 @@ from typing import Any
 from watchdog.errors import StoreError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+HINT = "check owner, free space and integrity; the file can be moved aside, which forgets all history"
 
 
 class Database:
@@ -26,14 +27,19 @@ class Database:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
             self._connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"{path}: cannot be opened: {error}", hint=HINT) from error
+        try:
             self._connection.row_factory = sqlite3.Row
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.execute("PRAGMA foreign_keys=ON")
             self._migrate()
-        except (OSError, sqlite3.Error) as error:
-            hint = "check owner, free space and integrity; the file can be moved aside, which forgets all history"
-            raise StoreError(f"{path}: cannot be opened: {error}", hint=hint) from error
+        except (sqlite3.Error, StoreError) as error:
+            self._connection.close()
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{path}: cannot be opened: {error}", hint=HINT) from error
 
     def close(self) -> None:
         """Closes the connection; the file is complete at any time anyway."""
@@ -44,7 +50,7 @@ class Database:
         try:
             return self._connection.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
-            raise StoreError(f"{self.path}: cannot be read: {error}") from error
+            raise StoreError(f"{self.path}: cannot be read: {error}", hint=HINT) from error
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         """One writing statement, a transaction of its own unless one is open. Raises StoreError."""
@@ -62,10 +68,11 @@ class Database:
         self._run("BEGIN IMMEDIATE", ())
         try:
             yield
+            self._commit()
         except BaseException:
+            # Also after a failed COMMIT: a transaction left open would swallow everything written from then on.
             self._connection.rollback()
             raise
-        self._commit()
 
     def _commit(self) -> None:
         self._run("COMMIT", ())
