@@ -50,7 +50,10 @@ class Command:
     async def observe(self, survey: Survey) -> Sighting:
         if not self._settings.check:
             return Sighting(Outcome.UNKNOWN, "the step has no `check`, so nothing tells whether it happened")
-        result = await run_command(self._fill(self._settings.check), timeout=self._settings.timeout)
+        try:
+            result = await run_command(self._fill(self._settings.check), timeout=self._settings.timeout)
+        except ActionError as error:
+            return Sighting(Outcome.UNKNOWN, str(error))
         return Sighting(Outcome.DONE if result.status == 0 else Outcome.NOT_DONE, f"check ended with {result.status}")
 
     def _fill(self, argv: tuple[str, ...]) -> list[str]:

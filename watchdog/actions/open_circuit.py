@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from watchdog.actions import ActionContext, ActionSettings, Sighting, Survey, actions
 from watchdog.core.model import Outcome
 from watchdog.errors import ActionError, ProxywatchError
@@ -15,10 +17,10 @@ from watchdog.units import format_duration
 
 
 class OpenCircuitSettings(ActionSettings):
-    """`seconds` stays below 30 s, so that traffic is back on the provider within 30 s of its recovery."""
+    """`duration` is at most 30 s, so that traffic is back on the provider within 30 s of its recovery."""
 
     kind: Literal["open_circuit"]
-    duration: Duration = 15.0
+    duration: Duration = Field(15.0, gt=0, le=30)
 
 
 @actions.register(OpenCircuitSettings)

@@ -59,7 +59,10 @@ class RecycleWorker:
 
     @property
     def _slot(self) -> int:
-        return int(self._context.label("worker"))
+        worker = self._context.label("worker")
+        if not worker.isdecimal():
+            raise ActionError(f"target {self._context.target} has no slot number", permanent=True)
+        return int(worker)
 
     async def _pid(self) -> int | None:
         status = await self._context.proxy.status()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from watchdog.actions import ActionContext, ActionSettings, Sighting, Survey, actions
 from watchdog.core.model import Outcome
@@ -17,11 +17,17 @@ from watchdog.system.proxy_api import CacheHealth
 
 
 class EvictCacheSettings(ActionSettings):
-    """`expired` removes only what is past its time; otherwise the least recently used `fraction` goes too."""
+    """Either `expired`, which removes only what is past its time, or the least recently used `fraction`."""
 
     kind: Literal["evict_cache"]
     expired: bool = False
     fraction: float | None = Field(None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> EvictCacheSettings:
+        if self.expired is (self.fraction is not None):
+            raise ValueError("expected either `expired: true` or a `fraction` such as 0.5")
+        return self
 
 
 class FlushCacheSettings(ActionSettings):

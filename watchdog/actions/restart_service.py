@@ -9,6 +9,7 @@ from typing import Literal
 
 from watchdog.actions import ActionContext, ActionSettings, Sighting, Survey, actions
 from watchdog.core.model import Outcome
+from watchdog.errors import ProxywatchError
 
 
 class RestartServiceSettings(ActionSettings):
@@ -38,7 +39,10 @@ class RestartService:
         return f"{self._context.label('service')}: {_name(survey)} → {_name(after)}"
 
     async def observe(self, survey: Survey) -> Sighting:
-        after = await self._look()
+        try:
+            after = await self._look()
+        except ProxywatchError as error:
+            return Sighting(Outcome.UNKNOWN, str(error))
         seen = f"{self._context.label('service')} was {_name(survey)} and now is {_name(after)}"
         if after["state"] in {"unknown", "starting", "stopping"}:
             return Sighting(Outcome.UNKNOWN, seen)
