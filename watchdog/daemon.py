@@ -20,7 +20,7 @@ from watchdog.api.parts import Parts
 from watchdog.api.server import ControlServer
 from watchdog.clock import Clock, SystemClock
 from watchdog.core.incidents import Incident
-from watchdog.core.model import AlertChange, AlertEvent, AlertState
+from watchdog.core.model import AlertChange, AlertEvent, AlertState, Sample
 from watchdog.core.routing import Notice
 from watchdog.core.targets import parse_target
 from watchdog.errors import ConfigError, ProxywatchError, StoreError
@@ -57,6 +57,9 @@ View = Callable[[Parts, asyncio.Event], Coroutine[Any, Any, None]]
 SYNC_SECONDS = 2.0
 """How often incidents are made to agree with alerts and waiting ones are considered again."""
 HOUSEKEEPING_SECONDS = 3600.0
+STORE_RETRY_SECONDS = 5.0
+SELF = "proxywatch"
+SELF_SECONDS = 10.0
 
 
 class Daemon:
@@ -86,7 +89,9 @@ class Daemon:
             lambda: [a.labels for a in self.engine.alerts() if a.state is AlertState.FIRING],
         )
         self.sender = Sender(self.outbox, build_notifiers(files.routes, self._notifier_context(config)), self.clock)
-        self.desk = Desk(self.database, self.clock, self.engine.alerts, self._announce)
+        self.desk = Desk(
+            self.database, self.clock, self.engine.alerts, self._announce, lambda i: self.dispatcher.acknowledge(i)
+        )
         self.runs = Runs(self.database)
         self.facts = Facts(self.database)
         self.guards = Guards(
@@ -150,8 +155,9 @@ class Daemon:
             self.schedule.start()
             for work in (self._evaluate, self._keep_in_step, self._keep_house, self._feed_watchdog):
                 self._spawn(work(), work.__name__)
-            self._spawn(self.dispatcher.run(self._stop), "dispatcher")
-            self._spawn(self.sender.run(self._stop), "sender")
+            self._spawn(self._persistently(self.dispatcher.run), "dispatcher")
+            self._spawn(self._persistently(self.sender.run), "sender")
+            self.schedule.every(SELF, Pace.model_construct(interval=SELF_SECONDS, jitter=0.0), self._measure_self)
             await self.rounds.first_round()
             await self.runner.resume()
             self.parts.ready = True
@@ -230,6 +236,21 @@ class Daemon:
             longest = max((p.interval for p in self.parts.loaded.config.probes.values()), default=60.0)
             if self.clock.now() - self.schedule.advanced_at < longest + 10:
                 self._notifier.notify(f"WATCHDOG=1\nSTATUS={self._headline()}")
+
+    async def _persistently(self, work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+        """Telling people goes on as soon as the store can be written again."""
+        while not self._stop.is_set():
+            with self._store_trouble():
+                await work(self._stop)
+                return
+            await asyncio.sleep(STORE_RETRY_SECONDS)
+
+    async def _measure_self(self) -> None:
+        """The agent's own figures are series like any other, so that rules can watch the watcher."""
+        with self._store_trouble():
+            samples = [*self.schedule.samples(), *self.sender.samples()]
+            samples.append(Sample("proxywatch_incidents_unresolved", float(len(self.desk.unresolved))))
+            self.pipeline.ingest_own(SELF, samples)
 
     def _take(self, events: Iterable[AlertEvent]) -> None:
         with self._store_trouble():

@@ -46,6 +46,10 @@ class Pipeline:
         now = self._clock.now()
         self._evaluate(self._series.ingest(samples, now, target_labels(name, settings), source=name))
 
+    def ingest_own(self, name: str, samples: Iterable[Sample]) -> None:
+        """What the agent measured of itself."""
+        self._evaluate(self._series.ingest_scrape(name, samples, self._clock.now(), labels_of(job=name)))
+
     def forget(self, name: str) -> None:
         """The probe is no longer there: its series go stale."""
         self.results.pop(name, None)

@@ -150,8 +150,6 @@ class Facts:
     troubles: Mapping[str, tuple[Trouble, ...]] | None = None
     running: Mapping[str, int] | None = None
     """Targets on which a run is under way, with the run's id."""
-    open_targets: frozenset[str] = frozenset()
-    """Targets with an unresolved incident."""
     stopped_on_purpose: frozenset[str] = frozenset()
     """Services that a person stopped."""
     only_remote_faults: bool = False
@@ -207,9 +205,6 @@ def _one_at_a_time(scene: _Scene) -> Iterable[Denial]:
             yield Denial(Reason.PARENT_BUSY, f"run {run} is at work on {target}, which contains {scene.wish.target}")
         elif parse_target(target).parent == scene.wish.target:
             yield Denial(Reason.BUSY, f"run {run} is at work on {target}, a part of {scene.wish.target}")
-    parent = str(scene.wish.target.parent)
-    if parent in scene.facts.open_targets and parent not in running:
-        yield Denial(Reason.PARENT_BUSY, f"{parent}, which contains {scene.wish.target}, has an incident of its own")
 
 
 def _remote(scene: _Scene) -> Iterable[Denial]:

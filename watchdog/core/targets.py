@@ -13,6 +13,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "service": ("service",),
     "provider": ("provider",),
     "cache": ("service",),
+    "providers": ("service",),
+    "process": ("process",),
+    "probe": ("probe",),
     "host": (),
     "alert": ("alert",),
 }
@@ -37,7 +40,7 @@ class Target:
     @property
     def remote(self) -> bool:
         """Whether it stands outside this host, so that nothing local may be restarted for its sake."""
-        return self.kind == "provider"
+        return self.kind in {"provider", "providers"}
 
     @property
     def parent(self) -> Target | None:

@@ -42,12 +42,15 @@ class Desk:
         clock: Clock,
         firing_alerts: Callable[[], Iterable[Alert]],
         announce: Callable[[Notice], None],
+        acknowledged: Callable[[int], None],
     ) -> None:
-        """`firing_alerts` gives the rule engine's view; `announce` takes a notice within the current transaction."""
+        """`firing_alerts` gives the rule engine's view; `announce` takes a notice and `acknowledged` an incident that a
+        person has, both within the current transaction."""
         self._database = database
         self._clock = clock
         self._firing_alerts = firing_alerts
         self._announce = announce
+        self._acknowledged = acknowledged
         self.incidents = Incidents(database)
         self._alerts = Alerts(database)
         self._open: dict[int, Incident] = {i.id: i for i in self.incidents.unresolved()}
@@ -73,6 +76,10 @@ class Desk:
         except BaseException:
             self._open = before
             raise
+
+    def alerts_of(self, incident: Incident) -> list[Alert]:
+        """The alerts of an incident that fire now."""
+        return [alert for alert in self._firing_alerts() if alert.fingerprint in incident.firing]
 
     def take(self, events: Iterable[AlertEvent]) -> list[Incident]:
         """Takes alert changes in; returns the incidents that something firing was added to."""
@@ -156,6 +163,7 @@ class Desk:
         with self.transaction():
             self._put(incident)
             self.tell(incident_id, "acknowledged", f"acknowledged by {who}")
+            self._acknowledged(incident_id)
         return incident
 
     def tell(self, incident_id: int | None, kind: str, text: str, data: Mapping[str, object] | None = None) -> None:
@@ -188,7 +196,7 @@ class Desk:
                 annotations=incident.annotations,
                 started_at=incident.started_at,
                 ended_at=incident.resolved_at,
-                alerts=tuple(a for a in self._firing_alerts() if a.fingerprint in incident.firing),
+                alerts=tuple(self.alerts_of(incident)),
                 story=tuple(story[-STORY_IN_NOTICE:]),
                 reason=reason,
                 advice=_advice(incident, kind),

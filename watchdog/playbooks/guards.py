@@ -15,7 +15,7 @@ from watchdog.store.facts import Facts as FactStore
 from watchdog.store.runs import Run, Runs
 
 DAY_SECONDS = 86400.0
-SYMPTOM = ("evidence", "symptom")
+SYMPTOM = ("symptom", "true")
 """The label pair of rules that see an effect (errors, latency), which a remote fault may cause as well as a local."""
 
 
@@ -70,7 +70,6 @@ class Guards:
                 effects=self._runs.past_effects(now - reach),
                 troubles=self._desk.incidents.troubles(now - reach),
                 running=dict(self._acting),
-                open_targets=frozenset(i.key for i in self._desk.unresolved),
                 stopped_on_purpose=self._stopped_on_purpose(),
                 only_remote_faults=self._only_remote(incident_id),
             )
@@ -80,6 +79,7 @@ class Guards:
     def _only_remote(self, incident_id: int | None) -> bool:
         """A provider is in trouble, and this incident shows only symptoms that the provider explains."""
         incident = self._desk.get(incident_id) if incident_id is not None else None
-        if incident is None or SYMPTOM not in incident.labels:
+        alerts = self._desk.alerts_of(incident) if incident is not None else []
+        if not alerts or not all(SYMPTOM in alert.labels for alert in alerts):
             return False
         return any(parse_target(other.key).remote for other in self._desk.unresolved)

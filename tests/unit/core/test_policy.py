@@ -89,7 +89,6 @@ FACTS = st.builds(
     effects=EFFECTS,
     troubles=st.none() | TROUBLES,
     running=st.none() | st.dictionaries(st.sampled_from(TARGETS), st.integers(1, 3), max_size=2),
-    open_targets=st.frozensets(st.sampled_from(TARGETS), max_size=2),
     stopped_on_purpose=st.sampled_from((frozenset(), frozenset(), frozenset({"web"}))),
     only_remote_faults=st.booleans(),
 )
@@ -306,12 +305,10 @@ QUIET = Facts(started_at=0.0)
         (wish(), replace(QUIET, running={"service:web": 9}), LIMITS, [(Reason.PARENT_BUSY, None, False)]),
         (
             wish(),
-            replace(QUIET, running={"service:web": 9}, open_targets=frozenset({"service:web"})),
+            replace(QUIET, running={"service:web": 9}),
             LIMITS,
             [(Reason.PARENT_BUSY, None, False)],
         ),
-        (wish(), replace(QUIET, open_targets=frozenset({"service:web"})), LIMITS, [(Reason.PARENT_BUSY, None, False)]),
-        (wish(), replace(QUIET, open_targets=frozenset({"service:web2", "worker:web/1"})), LIMITS, []),
         (wish("service:web"), replace(QUIET, running={"worker:web/0": 9}), LIMITS, [(Reason.BUSY, None, False)]),
         (wish("service:web"), replace(QUIET, running={"cache:web": 9}), LIMITS, [(Reason.BUSY, None, False)]),
         (wish("service:web"), replace(QUIET, running={"cache:web2": 9, "worker:web2/0": 8}), LIMITS, []),
