@@ -38,7 +38,7 @@ from watchdog.playbooks.guards import Guards
 from watchdog.playbooks.runner import Runner
 from watchdog.playbooks.verification import Verifier
 from watchdog.rounds import Rounds
-from watchdog.schedule import Schedule
+from watchdog.schedule import Pace, Schedule
 from watchdog.settings import Config
 from watchdog.store.alerts import Alerts
 from watchdog.store.database import Database
@@ -89,9 +89,7 @@ class Daemon:
             lambda: [a.labels for a in self.engine.alerts() if a.state is AlertState.FIRING],
         )
         self.sender = Sender(self.outbox, build_notifiers(files.routes, self._notifier_context(config)), self.clock)
-        self.desk = Desk(
-            self.database, self.clock, self.engine.alerts, self._announce, lambda i: self.dispatcher.acknowledge(i)
-        )
+        self.desk = Desk(self.database, self.clock, self.engine.alerts, self._announce, self.dispatcher.acknowledge)
         self.runs = Runs(self.database)
         self.facts = Facts(self.database)
         self.guards = Guards(
@@ -157,7 +155,7 @@ class Daemon:
                 self._spawn(work(), work.__name__)
             self._spawn(self._persistently(self.dispatcher.run), "dispatcher")
             self._spawn(self._persistently(self.sender.run), "sender")
-            self.schedule.every(SELF, Pace.model_construct(interval=SELF_SECONDS, jitter=0.0), self._measure_self)
+            self.schedule.every(SELF, Pace(SELF_SECONDS), self._measure_self)
             await self.rounds.first_round()
             await self.runner.resume()
             self.parts.ready = True

@@ -96,7 +96,7 @@ class Rounds:
         async def work() -> None:
             await self.run_now(name)
 
-        self._schedule.every(name, Pace.model_construct(interval=settings.interval, jitter=settings.jitter), work)
+        self._schedule.every(name, Pace(settings.interval, settings.jitter), work)
 
     async def _watch(self, name: str, settings: ProbeSettings, probe: Watcher) -> None:
         """A watcher that fails by a bug is said once and started again; polling goes on beside it anyway."""

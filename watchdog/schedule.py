@@ -6,23 +6,24 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from watchdog.clock import Clock
 from watchdog.core.model import Sample, labels_of
-from watchdog.registry import Duration, Settings
 
 log = logging.getLogger("proxywatch.schedule")
 
 Work = Callable[[], Awaitable[None]]
 
 
-class Pace(Settings):
-    """How often something is done."""
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often something is done; seconds."""
 
-    interval: Duration
-    jitter: Duration = 0.0
+    interval: float
+    jitter: float = 0.0
 
 
 class Schedule:
