@@ -240,8 +240,8 @@ class Daemon:
         while not self._stop.is_set():
             with self._store_trouble():
                 await work(self._stop)
-                return
-            await asyncio.sleep(STORE_RETRY_SECONDS)
+            if not self._stop.is_set():
+                await asyncio.sleep(STORE_RETRY_SECONDS)
 
     async def _measure_self(self) -> None:
         """The agent's own figures are series like any other, so that rules can watch the watcher."""

@@ -142,10 +142,11 @@ class Evidence:
         names = [name for name in playbook.evidence if name not in taken]
         pieces = await asyncio.gather(*(self._piece(name, run) for name in names))
         for name, text in zip(names, pieces, strict=True):
-            first = text.strip().splitlines()[0][:160] if text.strip() else "nothing"
-            self._desk.tell(
-                run.incident_id, "evidence", f"{name}: {first}", {"name": name, "run": run.id, "text": text}
-            )
+            lines = text.strip().splitlines() or ["nothing"]
+            # Of a log the last line tells most, of everything else the first.
+            telling = lines[-1] if name == "service_log" else lines[0]
+            data = {"name": name, "run": run.id, "text": text}
+            self._desk.tell(run.incident_id, "evidence", f"{name}: {telling[:160]}", data)
 
     async def _piece(self, name: str, run: Run) -> str:
         try:
