@@ -305,6 +305,13 @@ class Master:
             served = slot.served()
             slot.start()
         else:
+            # One that is only just starting is let finish, for it may have been started with an older configuration.
+            # Only a caller who named a process joins the replacement of that process which is already under way.
+            if slot.state is State.STARTING or (slot.state is State.REPLACING and "expect_pid" not in body):
+                settled = await self._await_served(slot, old, slot.served())
+                if settled.status != 200:
+                    return settled
+                old = slot.child.pid if slot.child else None
             served = slot.recycle()
         return await self._await_served(slot, old, served)
 
