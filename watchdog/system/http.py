@@ -123,9 +123,13 @@ class HttpClient:
         started = clock()
         phases = _Phases(clock) if measure_phases else None
         try:
+            client = self._client(url, verify=verify, unix_socket=unix_socket)
             async with asyncio.timeout(timeout):
-                client = self._client(url, verify=verify, unix_socket=unix_socket)
-                extensions = {"trace": phases.record} if phases else {}
+                # httpcore forgets the socket when a TLS handshake is cancelled, but closes it at a limit of its own:
+                # connection and handshake get half of the time each, so that its limit comes first.
+                extensions: dict[str, Any] = {"timeout": {"connect": timeout / 2}}
+                if phases:
+                    extensions["trace"] = phases.record
                 async with client.stream(
                     method, url, headers=headers, content=content, json=json, extensions=extensions
                 ) as response:
@@ -135,7 +139,7 @@ class HttpClient:
         except TimeoutError:
             raise HttpError(f"{_shown(url)}: no answer within {timeout:g} s", "timeout") from None
         except Exception as error:
-            raise _explained(error, url) from error
+            raise _explained(error, url, timeout) from error
         return HttpResponse(
             response.status_code, dict(response.headers), body, clock() - started, phases.seconds() if phases else {}
         )
@@ -172,7 +176,7 @@ def _new_client(pool: _Pool) -> httpx.AsyncClient:
         verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     socket_path = str(pool.unix_socket) if pool.unix_socket else None
     transport = httpx.AsyncHTTPTransport(verify=verify, uds=socket_path) if socket_path else None
-    # `request` holds the one limit that counts, over the whole exchange.
+    # `request` holds the limit over the whole exchange, and gives httpx limits for the handshakes.
     no_limit = httpx.Timeout(None)
     return httpx.AsyncClient(verify=verify, transport=transport, trust_env=pool.environment, timeout=no_limit)
 
@@ -242,7 +246,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         pending.extend(link for link in (current.__cause__, current.__context__) if link is not None)
 
 
-def _explained(error: Exception, url: str) -> HttpError:
+def _explained(error: Exception, url: str, timeout: float) -> HttpError:
     """The innermost cause that says something, as one of our classes; anything that is not httpx's goes on as it is."""
     import httpx
 
@@ -261,7 +265,7 @@ def _explained(error: Exception, url: str) -> HttpError:
             case FileNotFoundError():
                 return HttpError(f"{place}: the socket does not exist", "refused")
             case httpx.TimeoutException() | TimeoutError():
-                return HttpError(f"{place}: timed out", "timeout")
+                return HttpError(f"{place}: no connection within {timeout / 2:g} s", "timeout")
             case httpx.ProtocolError() | httpx.DecodingError() | httpx.InvalidURL() | httpx.UnsupportedProtocol():
                 return HttpError(f"{place}: {cause}", "protocol")
     reasons = [f"{cause.strerror or cause}" for cause in _causes(error) if isinstance(cause, OSError)]
