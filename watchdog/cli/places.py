@@ -1,0 +1,70 @@
+"""Where the configuration and the control socket are, found out without loading the whole configuration.
+
+`proxywatch status` must answer at once, and the full model costs half a second; so only `run_dir` is looked up here.
+`settings` stays the judge of everything else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from watchdog.errors import ConfigError
+
+FILE_NAME = "proxywatch.yaml"
+DEFAULT_RUN_DIR = "var/run/proxywatch"
+SHIPPED = (
+    Path(__file__).resolve().parents[2] / "config",
+    Path(sys.prefix) / "share/proxywatch/config",
+)
+"""Where the files that come with us lie: in a checkout, or as an installation puts them."""
+
+
+def config_file(given: str | None) -> Path | None:
+    """The configuration that `run` would read: the one given, else the first that exists; None if there is none."""
+    if given is not None:
+        return Path(given)
+    candidates = (
+        Path("config") / FILE_NAME,
+        Path("/etc/proxywatch") / FILE_NAME,
+        SHIPPED[1] / FILE_NAME,
+        SHIPPED[0] / FILE_NAME,
+    )
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def control_socket(config: str | None, socket: str | None) -> Path:
+    """Where the daemon listens: `socket` if given, else in the configuration's `run_dir`. Raises ConfigError."""
+    if socket is not None:
+        return Path(socket)
+    return Path(_run_dir(config_file(config))) / "control.sock"
+
+
+def _run_dir(file: Path | None) -> str:
+    if from_environment := os.environ.get("PROXYWATCH_RUN_DIR"):
+        return from_environment
+    if file is None:
+        return DEFAULT_RUN_DIR
+    fragments = sorted((file.parent / "conf.d").glob("*.yaml"), reverse=True)
+    for candidate in (*fragments, file):
+        value = _read(candidate).get("run_dir")
+        if isinstance(value, str):
+            return value
+    return DEFAULT_RUN_DIR
+
+
+def _read(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", file=str(file)) from error
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else None
+        reason = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"not valid YAML: {reason}", file=str(file), line=line) from error
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,158 @@
+"""`proxywatch playbook list|show|run`: what can be repaired and how; begin a repair, or see what it would do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from watchdog.cli import text
+from watchdog.cli.control import Control, control_of, part
+
+Shape = dict[str, Any]
+
+WAIT_SECONDS = 20.0
+"""How long one question for a run's end may stay open."""
+_GOOD_ENDS = frozenset({"verified", "mitigated"})
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Adds the three actions."""
+    playbook = commands.add_parser(
+        "playbook", aliases=["playbooks"], parents=[common], help="list, show or run repairs"
+    )
+    actions = playbook.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("list", parents=[common], help="every playbook in force")
+    listing.set_defaults(do=_list)
+    show = actions.add_parser("show", parents=[common], help="one playbook, rung by rung")
+    show.add_argument("name", metavar="NAME")
+    show.set_defaults(do=_show)
+    run = actions.add_parser("run", parents=[common], help="repair a target now, as the person who asks for it")
+    run.add_argument("name", metavar="NAME")
+    run.add_argument("--target", required=True, metavar="T", help="such as worker:llm-proxy/0, as `alerts` shows it")
+    run.add_argument("--dry-run", action="store_true", help="print exactly what would happen; do nothing")
+    run.add_argument("--wait", action="store_true", help="until the run has ended; exit 1 unless it verified")
+    run.set_defaults(do=_run)
+
+
+def _list(options: argparse.Namespace) -> int:
+    shape = control_of(options).get("/v1/playbooks")
+    if options.json:
+        text.say_json(shape)
+    elif not shape["playbooks"]:
+        text.say("there is no playbook")
+    else:
+        rows = [[p["name"], p["autonomy"], ",".join(p["targets"]), " → ".join(p["rungs"])] for p in shape["playbooks"]]
+        text.say(text.columns(rows))
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    shape = control_of(options).get(f"/v1/playbooks/{part(options.name)}")
+    if options.json:
+        text.say_json(shape)
+    else:
+        text.say(_described(shape))
+    return 0
+
+
+def _described(shape: Shape) -> Iterator[str]:
+    yield f"{text.heading(shape['name'])}  {shape['description']}"
+    budget = ", ".join(f"{w['allowed']} in {text.span(w['window_seconds'])}" for w in shape["budget"])
+    rows = [["answers", answer] for answer in shape["answers"]]
+    rows += [
+        ["targets", ", ".join(shape["targets"])],
+        ["autonomy", shape["autonomy"] + (", mitigates a fault that is not ours to end" if shape["mitigates"] else "")],
+        ["budget", budget],
+        ["evidence", ", ".join(shape["evidence"]) or "none"],
+    ]
+    yield from text.columns(rows, indent=2)
+    for index, rung in enumerate(shape["ladder"], start=1):
+        times = f", up to {rung['attempts']} times" if rung["attempts"] > 1 else ""
+        yield f"  {index}. {text.heading(rung['rung'])}{times}  {rung['description']}".rstrip()
+        if rung["when"]:
+            yield from _labelled("when", rung["when"])
+        for step in rung["steps"]:
+            kind = step["kind"]
+            rest = ", ".join(f"{k} {v}" for k, v in step.items() if k != "kind" and v not in (None, False, ""))
+            yield from _labelled("do", f"{kind}: {rest}")
+        if not rung["steps"]:
+            yield from _labelled("do", "nothing: give it time to recover by itself")
+        yield from _labelled("verify", _verification(rung["verify"]))
+    for need in shape["needs_person"]:
+        yield from _labelled("person", need["text"])
+
+
+def _verification(verify: Shape) -> str:
+    what = verify["expr"] or "no alert of the incident fires"
+    return f"{what}, for {text.span(verify['hold_seconds'])}, within {text.span(verify['within_seconds'])}"
+
+
+def _labelled(label: str, words: str) -> Iterator[str]:
+    for index, line in enumerate(text.folded(words, text.width() - 15)):
+        yield f"     {label if not index else '':8}{line}"
+
+
+def _run(options: argparse.Namespace) -> int:
+    control = control_of(options)
+    body: dict[str, object] = {"target": options.target, "dry_run": options.dry_run}
+    shape = control.post(f"/v1/playbooks/{part(options.name)}/run", body)
+    if options.dry_run:
+        if options.json:
+            text.say_json(shape)
+        else:
+            text.say(planned(shape))
+        return 0
+    if options.wait:
+        return _await_end(control, shape, options)
+    if options.json:
+        text.say_json(shape)
+    else:
+        where = f"proxywatch incident show {shape['incident']}" if shape["incident"] else "proxywatch status"
+        text.say(
+            f"run {shape['id']} of {shape['playbook']} on {shape['target']} has begun; `{where}` shows how it goes"
+        )
+    return 0
+
+
+def _await_end(control: Control, shape: Shape, options: argparse.Namespace) -> int:
+    told = ""
+    while shape["ended_at"] is None:
+        shape = control.get(f"/v1/runs/{shape['id']}", wait=WAIT_SECONDS, timeout=WAIT_SECONDS + 10)
+        now = shape["running"]
+        words = f"rung {now['rung']}: {now['doing']}" if now else ""
+        if words and words != told and not options.json:
+            told = words
+            print(words, file=sys.stderr)
+    if options.json:
+        text.say_json(shape)
+    else:
+        rows = [[attempt["rung"], attempt["outcome"], attempt["note"]] for attempt in shape["attempts"]]
+        text.say([*text.columns(rows, indent=2), f"run {shape['id']}: {shape['state']}"])
+    return 0 if shape["state"] in _GOOD_ENDS else 1
+
+
+def planned(shape: Shape) -> Iterator[str]:
+    """A dry run: each rung with what it would do, whether it applies, and what the guards say now."""
+    yield text.heading(f"{shape['playbook']} on {shape['target']}: dry run, nothing is done")
+    if shape["evidence"] and shape["incident"]:
+        yield f"  first, evidence is taken: {', '.join(shape['evidence'])}"
+    for index, rung in enumerate(shape["ladder"], start=1):
+        yield f"  {index}. {text.heading(rung['rung'])}  {rung['description']}".rstrip()
+        if rung["when"]:
+            yield from _labelled(
+                "when", ("holds now: " if rung["applies"] else "skipped, for now this fails: ") + rung["when"]
+            )
+        for step in rung["steps"]:
+            gravity = "disruptive" if step["disruptive"] else "gentle"
+            yield from _labelled("do", f"{step['does']} ({gravity}, at most {text.span(step['timeout_seconds'])})")
+        if not rung["steps"]:
+            yield from _labelled("do", "nothing: give it time to recover by itself")
+        yield from _labelled("verify", _verification(rung["verify"]) + (" (holds already)" if rung["holds"] else ""))
+        if rung["guards"]["allowed"]:
+            yield from _labelled("guards", "allow it now")
+        for denial in rung["guards"]["denials"]:
+            end = text.until(denial["until"], shape["now"])
+            yield from _labelled("guards", f"refuse: {denial['text']}" + (f" (ends {end})" if end else ""))
+    yield "  after the last rung that does not verify, a person is told"
