@@ -298,6 +298,7 @@ irate(holes[2m])
 delta(gauge[1m])
 delta(trend[1m])
 delta(holes[1m])
+delta(holes[52s])
 idelta(gauge[1m])
 idelta(holes[2m])
 deriv(trend[2m])
@@ -480,6 +481,7 @@ count_values("bad-name", up)
 rate({__name__=~"young_total|holes|lost"}[1m])
 abs({__name__=~"young_total|holes|lost"} > -100)
 sum by (zone) (gauge) * on() group_left zone_weight
+{__name__=~"holes|lost"} != ignoring(zone) gauge{host="a"}
 """
 
 REFUSED = """

@@ -10,7 +10,7 @@ import struct
 import zlib
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from typing import Protocol
@@ -131,16 +131,20 @@ class Series:
             return None
         return time, value
 
-    def between(self, start: int, end: int) -> tuple[list[int], list[float]]:
+    def between(self, start: int, end: int) -> tuple[Sequence[int], list[float]]:
         """The samples in [start, end] without stale markers."""
-        parts = [block.open() for block in self.blocks if block.first <= end and block.last >= start]
-        times: list[int] = []
-        values: list[float] = []
-        for part_times, part_values in chain(parts, [(self.times, self.values)]):
-            low, high = bisect_left(part_times, start), bisect_right(part_times, end)
-            times += part_times[low:high]
-            values += part_values[low:high]
-        if any(value != value for value in values):
+        head = self.times
+        low, high = bisect_left(head, start), bisect_right(head, end)
+        times: Sequence[int] = head[low:high]
+        values = self.values[low:high].tolist()
+        if low == 0 and self.blocks and self.blocks[-1].last >= start:
+            older = [block.open() for block in self.blocks if block.first <= end and block.last >= start]
+            spans = [(part, bisect_left(part[0], start), bisect_right(part[0], end)) for part in older]
+            times = [*chain.from_iterable(part[0][a:b] for part, a, b in spans), *times]
+            values = [*chain.from_iterable(part[1][a:b] for part, a, b in spans), *values]
+        # A sum is NaN if anything in it is, and far cheaper to look at than every value.
+        total = sum(values)
+        if total != total and any(map(is_stale, values)):
             kept = [(time, value) for time, value in zip(times, values, strict=True) if not is_stale(value)]
             return [time for time, _ in kept], [value for _, value in kept]
         return times, values

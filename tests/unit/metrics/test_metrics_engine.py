@@ -125,6 +125,19 @@ def test_one_rules_error_is_its_own() -> None:
     assert engine.rules()[0].last_error == ""
 
 
+def test_an_error_at_a_deadline_waits_for_the_interval() -> None:
+    """A rule that cannot be evaluated when its `for` ends is not tried again and again."""
+    store = SeriesStore()
+    engine = RuleEngine(groups("alert: A, expr: x + on() y, for: 5s"), store)
+    put(store, "y", 1.0, T0)
+    put(store, "x", 1.0, T0, w="1")
+    assert told(engine.evaluate_due(T0)) == [("A", AlertChange.PENDING)]
+    put(store, "x", 1.0, T0 + 1, w="2")
+    assert engine.evaluate_due(T0 + 5) == []
+    assert engine.rules()[0].last_error
+    assert engine.next_due(T0 + 5) == T0 + 15
+
+
 @pytest.mark.parametrize(
     ("rule", "error"),
     [

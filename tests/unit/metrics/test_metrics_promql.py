@@ -26,6 +26,11 @@ from watchdog.metrics.series import SeriesStore
         ('x{a=~"(?=y)"}', "illegal regex"),
         ("x" * 30_000, "longer than 20000 characters"),
         ('x{a=~"' + "y" * 1_500 + '"}', "longer than 1000 characters"),
+        ("(" * 51 + "1" + ")" * 51, "nested deeper than 50"),
+        ("abs(" * 9_000, "nested deeper than 50|longer than"),
+        ("-" * 9_000 + "1", "more than 300 operators"),
+        ("1" + " or 1" * 301, "more than 300 operators"),
+        ("x @ -8", "the parser gives up"),
         ('label_replace(x, "a", "$1", "b", "(a+)+")', "repeats a group that repeats"),
     ],
 )  # fmt: skip
@@ -89,6 +94,16 @@ def test_patterns_match_the_whole_text(pattern: str, text: str, expected: bool) 
 def test_numbers_as_label_values_have_no_exponent(value: float, expected: str) -> None:
     """count_values writes the shortest plain decimal."""
     assert format_float(value) == expected
+
+
+def test_the_largest_expressions_still_work() -> None:
+    """At the bounds there is stack enough to parse and to evaluate; signs within texts do not count."""
+    store = SeriesStore()
+    assert evaluate(parse("1" + "+1" * 300), store, 0.0) == 301.0
+    assert evaluate(parse("-" * 300 + "1"), store, 0.0) == 1.0
+    assert evaluate(parse("(" * 50 + "1" + ")" * 50), store, 0.0) == 1.0
+    assert evaluate(parse("abs(" * 49 + "vector(-1)" + ")" * 49), store, 0.0) == [((), 1.0)]
+    assert evaluate(parse('x{a="' + "-(" * 400 + '"}'), store, 0.0) == []
 
 
 def test_a_subquery_is_bounded() -> None:

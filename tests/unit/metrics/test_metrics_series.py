@@ -129,6 +129,8 @@ def test_old_samples_leave_by_age_and_by_number() -> None:
         counted.ingest([sample("x", float(i))], T0 + i)
     assert 200 <= aged.stats().samples <= 200 + 2 * BLOCK_SAMPLES
     assert 300 - BLOCK_SAMPLES <= counted.stats().samples <= 300 + 2 * BLOCK_SAMPLES
+    (series,) = aged.select("x")
+    assert series.newest(round((T0 + 1810.5) * 1000), 300_000) == (round((T0 + 1810) * 1000), 1810.0)
     ((_, points),) = aged.range("x", {}, T0 + 1800, T0 + 1999)
     assert points == [(T0 + i, float(i)) for i in range(1800, 2000)]
 

@@ -150,15 +150,15 @@ def _steps(node: Subquery, context: _Context) -> list[Window]:
     first = -(-start // step) * step
     if (end - first) // step >= MAX_STEPS:
         raise QueryError(f"a subquery of more than {MAX_STEPS} steps")
-    windows: dict[tuple[str, Labels], Window] = {}
+    found: dict[tuple[str, Labels], tuple[list[int], list[float]]] = {}
     for at in count(first, step):
         if at > end:
             break
         for name, labels, value in _as_vector(_value(node.expr, replace(context, at=at))):
-            window = windows.setdefault((name, labels), Window(name, labels, [], [], start, end))
-            window.times.append(at)
-            window.values.append(value)
-    return list(windows.values())
+            times, values = found.setdefault((name, labels), ([], []))
+            times.append(at)
+            values.append(value)
+    return [Window(*key, times, values, start, end) for key, (times, values) in found.items()]
 
 
 def _as_vector(value: Value) -> Vector:

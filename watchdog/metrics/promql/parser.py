@@ -5,6 +5,7 @@ What we do not evaluate fails here, with its name, and never while a rule runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -34,6 +35,11 @@ from watchdog.metrics.promql.nodes import (
 
 ResultType = Literal["vector", "scalar", "string", "matrix"]
 MAX_QUERY = 20_000
+MAX_DEPTH = 50
+MAX_OPERATORS = 300
+"""Beyond these the parser, and then our own recursion, would run out of stack; no rule for people comes near."""
+_QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|`[^`]*`")
+_OPERATOR = re.compile(r"[-+*/%^]|[<>=!]=?|\b(?:and|or|unless|atan2)\b", re.IGNORECASE)
 
 _KINDS = {
     "MatchOp.Equal": MatchKind.EQUAL,
@@ -83,14 +89,34 @@ class Query:
 
 def parse(text: str) -> Query:
     """The query of `text`. Raises QueryError with a reason of one line."""
-    if len(text) > MAX_QUERY:
-        raise QueryError(f"the expression is longer than {MAX_QUERY} characters")
+    _refuse_too_large(text)
     try:
-        tree = grammar.parse(text)
+        return Query(text, _node(grammar.parse(text)))
     except ValueError as error:
         reason = " ".join(str(error).split())
-        raise QueryError(f"{reason}: {text if len(text) <= 120 else text[:117] + '...'}") from None
-    return Query(text, _node(tree))
+        raise QueryError(f"{reason}: {_shortened(text)}") from None
+    except BaseException as error:
+        # The grammar is compiled Rust; what it calls a panic is no Exception, and must not end the daemon.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise QueryError(f"the parser gives up: {_shortened(text)}") from None
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _refuse_too_large(text: str) -> None:
+    if len(text) > MAX_QUERY:
+        raise QueryError(f"the expression is longer than {MAX_QUERY} characters")
+    bare = _QUOTED.sub("", text)
+    if len(_OPERATOR.findall(bare)) > MAX_OPERATORS:
+        raise QueryError(f"the expression has more than {MAX_OPERATORS} operators")
+    depth = 0
+    for character in bare:
+        depth += (character in "([{") - (character in ")]}")
+        if depth > MAX_DEPTH:
+            raise QueryError(f"the expression is nested deeper than {MAX_DEPTH}")
 
 
 def _node(tree: Any) -> Node:

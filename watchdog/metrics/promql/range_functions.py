@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 
-from watchdog.metrics.promql.values import Sum, Window, quantile
+from watchdog.metrics.promql.values import Sum, Window, divide, quantile
 
 RangeFunction = Callable[[Window, float, int], float | None]
 """(window, scalar argument or 0, time of evaluation in ms) → value."""
@@ -20,7 +20,8 @@ def _increase_of(window: Window, counter: bool) -> float | None:
     if len(window.values) < 2:
         return None
     result = window.values[-1] - window.values[0]
-    if counter:
+    # Sorting what is sorted already is one quick pass; most windows of a counter have no reset.
+    if counter and sorted(window.values) != window.values:
         for before, after in pairwise(window.values):
             if after < before:
                 result += before
@@ -107,7 +108,7 @@ def _line(window: Window, origin: int) -> tuple[float, float]:
             total.add(summand)
     covariance = xy.value - x.value * y.value / count
     variance = xx.value - x.value * x.value / count
-    slope = covariance / variance
+    slope = divide(covariance, variance)
     return slope, y.value / count - slope * x.value / count
 
 

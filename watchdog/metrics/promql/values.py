@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from watchdog.core.model import Labels
 from watchdog.errors import QueryError
@@ -15,13 +16,12 @@ Vector = list[Element]
 Value = Vector | float | str
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """The samples of one series in a range, with the range's bounds; times in milliseconds."""
 
     name: str
     labels: Labels
-    times: list[int]
+    times: Sequence[int]
     values: list[float]
     start: int
     end: int
