@@ -31,14 +31,19 @@ def dying_database(point: str) -> type[Database]:
     statement_start = WRITES[name]
 
     class DyingDatabase(Database):
+        armed = False
+
         def execute(self, statement: str, parameters: Sequence[Any] = ()) -> Cursor:
-            chosen = statement.startswith(statement_start)
-            if chosen and when == "before":
+            if statement.startswith(statement_start):
+                if when == "before":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                self.armed = True
+            return super().execute(statement, parameters)
+
+        def _commit(self) -> None:
+            super()._commit()
+            if self.armed:
                 os.kill(os.getpid(), signal.SIGKILL)
-            cursor = super().execute(statement, parameters)
-            if chosen and when == "after":
-                os.kill(os.getpid(), signal.SIGKILL)
-            return cursor
 
     return DyingDatabase
 

@@ -39,6 +39,7 @@ TRANSITIONS: dict[tuple[IncidentState, IncidentEvent], IncidentState] = {
     (_S.OPEN, _E.RECOVERED): _S.RESOLVED,
     (_S.OPEN, _E.SUPPRESSED): _S.SUPPRESSED,
     (_S.HEALING, _E.ALERT_FIRED): _S.HEALING,
+    (_S.HEALING, _E.RUN_STARTED): _S.HEALING,
     (_S.HEALING, _E.ACTED): _S.VERIFYING,
     (_S.HEALING, _E.RUNG_FAILED): _S.HEALING,
     (_S.HEALING, _E.RUN_ENDED): _S.OPEN,

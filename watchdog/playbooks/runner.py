@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from watchdog.actions import Action, ActionContext, ActionSettings, actions
 from watchdog.clock import Clock
-from watchdog.core.incidents import Incident, IncidentEvent
+from watchdog.core.incidents import TRANSITIONS, Incident, IncidentEvent
 from watchdog.core.ladder import Attempt, Exhausted, Finished, RungLimit, RungOutcome, Try, next_move
 from watchdog.core.model import IncidentState, Outcome
 from watchdog.core.policy import Decision, Wish
@@ -89,6 +89,11 @@ class Runner:
         """Decides by the incident's state whether a run should begin. Asked on every alert and every few seconds."""
         if incident.id in self._incidents or not incident.firing:
             return
+        for run in self._runs.unended():
+            if run.incident_id == incident.id:
+                # The store failed under it; now that it can be read again, the run goes on.
+                self._go_on(run)
+                return
         playbook = self.playbook_for(incident)
         if playbook is None or playbook.autonomy != "auto":
             if incident.told == 0:
@@ -97,7 +102,7 @@ class Runner:
                 self._desk.announce(incident.id, NoticeKind.OPENED, why)
             return
         match incident.state:
-            case IncidentState.OPEN:
+            case IncidentState.OPEN | IncidentState.HEALING:
                 self.begin(incident, playbook, incident.key)
             case IncidentState.VERIFYING if not self._kept_at_bay(incident, playbook):
                 self.begin(incident, playbook, incident.key)
@@ -109,6 +114,8 @@ class Runner:
     def _kept_at_bay(self, incident: Incident, playbook: Playbook) -> bool:
         """Whether what the last run reached still holds, although the cause goes on."""
         labels = {**dict(incident.labels), **parse_target(incident.key).labels}
+        if not (playbook.mitigates and incident.healed):
+            return False
         return not playbook.at_bay or self._verifier.holds(fill(playbook.at_bay, labels))
 
     def _may_retry(self, incident: Incident, playbook: Playbook) -> bool:
@@ -150,15 +157,20 @@ class Runner:
         for run in left:
             await self._reconcile_all(run)
         for run in left:
-            playbook = self.playbooks.get(run.playbook)
-            if playbook is None:
-                self._cancel(run, f"playbook {run.playbook} is no longer there")
-                continue
-            # A rung that has acted holds its target again before any other run asks for it.
-            if self._begun(run, playbook):
-                self.guards.lock(run)
-            self._desk.tell(run.incident_id, "resumed", f"run {run.id} goes on after a restart of proxywatch")
-            self._spawn(run, playbook)
+            self._go_on(run)
+
+    def _go_on(self, run: Run) -> None:
+        playbook = self.playbooks.get(run.playbook)
+        if playbook is None:
+            self._cancel(run, f"playbook {run.playbook} is no longer there")
+            return
+        if run.incident_id is not None:
+            self._incidents[run.incident_id] = run.id
+        # A rung that has acted holds its target again before any other run asks for it.
+        if self._begun(run, playbook):
+            self.guards.lock(run)
+        self._desk.tell(run.incident_id, "resumed", f"run {run.id} goes on where it was left")
+        self._spawn(run, playbook)
 
     def _begun(self, run: Run, playbook: Playbook) -> bool:
         move = next_move([RungLimit(rung.rung, rung.attempts) for rung in playbook.ladder], run.attempts)
@@ -226,6 +238,7 @@ class Runner:
         self._bell.ring()
 
     async def _drive(self, run: Run, playbook: Playbook) -> None:
+        await self._reconcile_all(run)
         await self._evidence.collect(run, playbook)
         limits = [RungLimit(rung.rung, rung.attempts) for rung in playbook.ladder]
         while True:
@@ -256,7 +269,7 @@ class Runner:
     async def _attempt(self, run: Run, playbook: Playbook, rung: Rung, attempt: int) -> tuple[RungOutcome, str]:
         done = self._done(run, rung, attempt)
         if not done and rung.when and not self._verifier.holds(fill(rung.when, run.labels)):
-            return RungOutcome.SKIPPED, f"there is nothing for it to do: {rung.when}"
+            return RungOutcome.SKIPPED, "there is nothing for it to do"
         failed = any(effect.outcome is Outcome.FAILED for effect in done.values())
         if len(done) < len(rung.steps) and not failed:
             ended = await self._clear_to_act(run, playbook, rung, begun=bool(done))
@@ -413,7 +426,7 @@ class Runner:
 
     def _move(self, run: Run, event: IncidentEvent, reason: str = "") -> None:
         incident = self._desk.get(run.incident_id) if run.incident_id is not None else None
-        if incident is not None and incident.state is not IncidentState.RESOLVED:
+        if incident is not None and (incident.state, event) in TRANSITIONS:
             self._desk.move(incident.id, event, reason)
 
 
