@@ -6,21 +6,21 @@ It stays small: configuration is judged in a short-lived child, and neither pyda
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 from proxy import __version__, metrics, run_directory
-from proxy.children import Child, dump_stacks, process_state, spawn, watch_ready
+from proxy.children import Child, dump_stacks, process_state
 from proxy.clock import Clock, SystemClock
 from proxy.control import Answer, Call, ControlServer, Document, not_found
 from proxy.errors import ConfigError
+from proxy.launching import launch_demo, launch_worker
 from proxy.plan import Plan, load_plan, make_admin_keys
 from proxy.slots import State
 from proxy.supervision import Pace, RecycleFailed, Slot
@@ -39,6 +39,7 @@ def run(file: str | None, overrides: Document) -> int:
     """Serves until SIGTERM; returns the exit status. ConfigError and CannotServe are for the caller to print."""
     plan = load_plan(file, overrides)
     lock = run_directory.lock(plan.run_dir)
+    run_directory.sweep(plan.run_dir)
     listener = run_directory.passed_socket()
     if listener is None:
         listener = run_directory.bind(plan.host, plan.port, plan.run_dir, say)
@@ -134,39 +135,9 @@ class Master:
         slot.stop()
         self._retired = [*(old for old in self._retired if old.processes), slot]
 
-    def _launch_worker(self, number: int, ready: Any) -> Child:
-        """Hands the worker everything by descriptors: socket, readiness and life pipes, and its whole order as JSON."""
-        plan = self._plan
-        incarnation = f"worker-{number}-{secrets.token_hex(4)}"
-        ready_reader, ready_writer = os.pipe()
-        order = os.memfd_create("llm-proxy-order", os.MFD_CLOEXEC)
-        log = os.dup(2)
-        try:
-            spoken = {
-                "slot": number,
-                "incarnation": incarnation,
-                "document": plan.document,
-                "listen_fd": self._listener.fileno(),
-                "ready_fd": ready_writer,
-                "life_fd": self._life[0],
-                "log_fd": log,
-            }
-            os.write(order, json.dumps(spoken).encode())
-            os.lseek(order, 0, os.SEEK_SET)
-            child = spawn(
-                ["worker", str(order)],
-                name=f"worker-{number}",
-                incarnation=incarnation,
-                stderr=plan.run_dir / f"{incarnation}.stderr",
-                pass_fds=(order, self._listener.fileno(), ready_writer, self._life[0], log),
-                now=(self._clock.wall(), self._clock.monotonic()),
-            )
-        finally:
-            for descriptor in (ready_writer, order, log):
-                os.close(descriptor)
-        watch_ready(ready_reader, ready)
+    def _launch_worker(self, number: int, ready: Callable[[], None]) -> Child:
         self._starts.inc()
-        return child
+        return launch_worker(number, self._plan, self._listener.fileno(), self._life[0], self._clock, ready)
 
     def _worker_ended(self, child: Child) -> None:
         how = "excused" if child.excused or child.process.returncode == 0 else "crash"
@@ -182,17 +153,8 @@ class Master:
     def _demo_slot(self, name: str, port: int) -> Slot:
         plan = self._plan
 
-        def launch(_number: int, ready: Any) -> Child:
-            child = spawn(
-                ["demo-upstream", "--name", name, "--port", str(port)],
-                name=f"demo-{name}",
-                incarnation=f"demo-{name}",
-                stderr=plan.run_dir / f"demo-{port}.stderr",
-                pass_fds=(),
-                now=(self._clock.wall(), self._clock.monotonic()),
-            )
-            asyncio.get_running_loop().call_soon(ready)
-            return child
+        def launch(_number: int, ready: Callable[[], None]) -> Child:
+            return launch_demo(name, port, plan.run_dir, self._clock, ready)
 
         def ended(child: Child) -> None:
             if not child.excused:

@@ -57,6 +57,13 @@ def lock(run_dir: Path) -> int:
     return descriptor
 
 
+def sweep(run_dir: Path) -> None:
+    """Removes what the children of an earlier master wrote for it; nobody will read that any more."""
+    for pattern in ("*.stderr", "*.stacks"):
+        for file in run_dir.glob(pattern):
+            file.unlink(missing_ok=True)
+
+
 def record_children(run_dir: Path, children: Iterable[tuple[int, str]]) -> None:
     """Writes down who lives: (pid, name). Replaces the record by rename, so that it is never half written."""
     rows = [

@@ -46,6 +46,7 @@ def test_a_killed_worker_is_replaced_at_once_and_counters_never_go_back(shared: 
     assert worker["next_start_at"] is None
     assert before >= 4
     assert counted(shared) == before + 1
+    assert len(list((shared.place / "run/metrics").glob("*.metrics"))) == 3, "the dead worker's file was folded"
 
 
 def test_a_recycle_names_the_pid_that_it_means(shared: Service) -> None:
