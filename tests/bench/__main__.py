@@ -1,0 +1,53 @@
+"""The command line: `python -m tests.bench [PART …]` measures and writes `bench/`; `python -m tests.bench soak`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.bench import recovery, request_cost
+from tests.bench.figures import BenchError, Figure, table, write
+from tests.bench.machine import PEERS, describe, peer
+
+_PARTS: dict[str, Callable[[bool], Iterator[Figure]]] = {
+    "requests": request_cost.measure,
+    "recovery": recovery.measure,
+}
+
+
+def main() -> int:
+    """0 when everything could be measured (or the soak found nothing), 1 otherwise, 2 for wrong use."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}, or soak; all but soak")
+    parser.add_argument("--quick", action="store_true", help="short measurements, nothing written")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of soak")
+    parser.add_argument("--output", type=Path, default=Path("bench"), help="where results are written")
+    arguments = parser.parse_args()
+    parts = arguments.parts or list(_PARTS)
+    if unknown := sorted(set(parts) - {*_PARTS, "soak"}):
+        parser.error(f"no part is called {unknown[0]!r}; expected {', '.join(_PARTS)} or soak")
+    missing = [f"{name} (Debian package {package})" for name, (_, package) in PEERS.items() if peer(name) is None]
+    for each in missing:
+        print(f"not installed, its rows are left out: {each}")
+    machine = describe()
+    figures: list[Figure] = []
+    failed = []
+    for part in parts:
+        try:
+            for figure in _PARTS[part](arguments.quick):
+                figures.append(figure)
+                print(table([figure]), flush=True)
+        except BenchError as error:
+            failed.append(f"{part}: {error}")
+            print(f"FAILED {failed[-1]}", file=sys.stderr)
+    print(table(figures))
+    if not arguments.quick and set(parts) >= set(_PARTS):
+        write(arguments.output, machine, figures, [*missing, *failed])
+        print(f"written to {arguments.output}/results.json and {arguments.output}/README.md")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""What was measured: one figure of ours, a peer's beside it, the aim, and how that is printed and written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+
+class BenchError(Exception):
+    """A measurement cannot be believed or made; the message says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """The most that we allow ourselves: of our own figure, or of its ratio to the peer's."""
+
+    most: float
+    of: Literal["figure", "ratio"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One row. `theirs` is None where no peer does this or it is not installed."""
+
+    part: str
+    what: str
+    ours: float
+    unit: str
+    peer: str = ""
+    theirs: float | None = None
+    aim: Aim | None = None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours over theirs; None without a peer's figure, or when it is zero."""
+        return self.ours / self.theirs if self.theirs else None
+
+    @property
+    def verdict(self) -> str:
+        """`met`, `missed`, or empty when nothing was aimed at or the peer is missing."""
+        reached = None if self.aim is None else self.ours if self.aim.of == "figure" else self.ratio
+        if self.aim is None or reached is None:
+            return ""
+        return "met" if reached <= self.aim.most else "missed"
+
+
+_HEADINGS = ("", "ours", "peer", "ratio", "aim")
+
+
+def _number(value: float) -> str:
+    if value and abs(value) < 10:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}x" if value >= 0.1 else f"1/{1 / value:.0f}"
+
+
+def _cells(figure: Figure) -> tuple[str, ...]:
+    theirs = "" if figure.theirs is None else f"{_number(figure.theirs)} {figure.unit} ({figure.peer})"
+    ratio = "" if figure.ratio is None else _ratio(figure.ratio)
+    aim = ""
+    if figure.aim is not None:
+        most = _ratio(figure.aim.most) if figure.aim.of == "ratio" else f"{_number(figure.aim.most)} {figure.unit}"
+        aim = f"≤ {most}: {figure.verdict or 'not measured'}"
+    what = f"{figure.what} ({figure.note})" if figure.note else figure.what
+    return (what, f"{_number(figure.ours)} {figure.unit}", theirs, ratio, aim)
+
+
+def _parts(figures: Iterable[Figure]) -> Iterable[tuple[str, list[tuple[str, ...]]]]:
+    for part, rows in groupby(figures, key=lambda figure: figure.part):
+        yield part, [_cells(figure) for figure in rows]
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """For a terminal: aligned columns under each part's title."""
+    parts = list(_parts(figures))
+    widths = [max(len(row[at]) for _, rows in parts for row in (*rows, _HEADINGS)) for at in range(len(_HEADINGS))]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = zip(cells, widths, strict=True)
+        return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]).rstrip()
+
+    return "\n".join(
+        "\n".join((line((part, *_HEADINGS[1:])), *(line(row) for row in rows), "")) for part, rows in parts
+    )
+
+
+def write(directory: Path, machine: dict[str, str], figures: Sequence[Figure], missing: Sequence[str]) -> None:
+    """`results.json` for programs and `README.md` for people."""
+    directory.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = [
+        asdict(figure) | {"ratio": figure.ratio, "verdict": figure.verdict} for figure in figures
+    ]
+    document = {"machine": machine, "left_out": list(missing), "figures": rows}
+    (directory / "results.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    lines = ["# What it costs and how fast it heals", "", _METHOD, ""]
+    lines += [f"- {name}: {value}" for name, value in machine.items()]
+    lines += [f"- left out: {line}" for line in missing]
+    for part, cells in _parts(figures):
+        lines += ["", f"## {part}", "", f"| {' | '.join(_HEADINGS)} |", "|---|---:|---:|---:|---|"]
+        lines += [f"| {' | '.join(row)} |" for row in cells]
+    (directory / "README.md").write_text("\n".join(lines) + "\n")
+
+
+_METHOD = """\
+`make bench` writes this page and `results.json`. Everything is measured in one run on one machine, ours and the peer
+with the same partner, so the ratios carry over to other machines and the absolute figures do not. CPU is what the
+kernel charged to the server's processes alone, user and system, by each process's CPU clock; load generator and
+upstream are not counted. Both proxies write one access log line per request, as they do when installed; a row says
+so where the peer does not. Times to repair are medians, with the range behind them."""
