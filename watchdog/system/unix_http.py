@@ -40,7 +40,10 @@ class _Connection:
     async def next_event(self) -> Any:
         """The next h11 event that is not NEED_DATA."""
         while (event := self.protocol.next_event()) is h11.NEED_DATA:
-            self.protocol.receive_data(await self.reader.read(_READ_SIZE))
+            data = await self.reader.read(_READ_SIZE)
+            if not data and self.protocol.their_state is h11.SEND_RESPONSE:
+                raise HttpError("the connection was closed before the answer", "network")
+            self.protocol.receive_data(data)
         return event
 
     async def receive(self) -> tuple[int, bytes]:
@@ -58,8 +61,6 @@ class _Connection:
                     chunks.append(bytes(event.data))
                 case h11.EndOfMessage():
                     return status, b"".join(chunks)
-                case h11.ConnectionClosed():
-                    raise HttpError("the connection was closed before the answer", "network")
 
     def reusable(self) -> bool:
         """Makes the connection ready for the next exchange; False if it must be closed instead."""

@@ -84,9 +84,10 @@ class ChildService:
         identity = await self._find(record)
         if identity is not None:
             return ServiceStatus("starting" if self._starting else "running", identity, record.started_at or None)
+        how = self._exit_note()
         if not record.wanted:
-            return ServiceStatus("stopped", note="stopped on purpose", on_purpose=True)
-        return ServiceStatus("failed", note=f"ended although it should run{self._exit_note()}")
+            return ServiceStatus("stopped", note=f"stopped on purpose{how}", on_purpose=True)
+        return ServiceStatus("failed", note=f"ended although it should run{how}")
 
     async def start(self) -> None:
         async with self._file.lock(self._settings.start_timeout + self._settings.stop_timeout):
