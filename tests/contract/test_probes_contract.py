@@ -1,0 +1,155 @@
+"""What every kind of probe keeps to, whichever it is: against a live llm-proxy, and against one that is not there."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+import watchdog.probes
+from watchdog.clock import SystemClock
+from watchdog.probes import Probe, ProbeContext, ProbeSettings, probes, run_once
+from watchdog.system.http import HttpClient
+from watchdog.system.proxy_api import ProxyEndpoint
+
+probes.discover(watchdog.probes)
+
+KINDS = sorted(probes.kinds)
+NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+PROXY = """
+host: 127.0.0.1
+port: 0
+workers: 1
+run_dir: {root}/run
+state_dir: {root}/state
+auth: {{anonymous_loopback: user}}
+providers: [{{name: far, kind: openai, base_url: "http://127.0.0.1:9/v1", api_key: none}}]
+log: {{file: {root}/log}}
+"""
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyEndpoint]:
+    """One llm-proxy for all tests of this file."""
+    root = tmp_path_factory.mktemp("proxy")
+    (root / "proxy.yaml").write_text(PROXY.format(root=root))
+    argv = (sys.executable, "-m", "proxy", "run", "--config", str(root / "proxy.yaml"))
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, start_new_session=True) as master:
+        assert master.stderr is not None
+        said = next((line for line in master.stderr if "serving on" in line), "")
+        url = said.split()[3]
+        with urllib.request.urlopen(f"{url}/health/live", timeout=10) as answer:
+            assert answer.status == 200
+        yield ProxyEndpoint(url, root / "run" / "master.sock")
+        master.send_signal(signal.SIGTERM)
+        master.stderr.read()
+
+
+def live_settings(kind: str, endpoint: ProxyEndpoint, tmp_path: Path) -> dict[str, Any]:
+    match kind:
+        case "http":
+            return {"url": f"{endpoint.url}/health/live"}
+        case "process":
+            (tmp_path / "me.pid").write_text(str(os.getpid()))
+            return {"pidfile": str(tmp_path / "me.pid")}
+        case "system":
+            return {}
+    return {"service": "proxy"}
+
+
+def dead_settings(kind: str, tmp_path: Path) -> dict[str, Any]:
+    match kind:
+        case "http":
+            return {"url": "http://127.0.0.1:9/"}
+        case "process":
+            return {"pidfile": str(tmp_path / "none.pid")}
+    return {"service": "proxy"}
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[HttpClient]:
+    client = HttpClient()
+    yield client
+    await client.close()
+
+
+def build(kind: str, written: dict[str, Any], http: HttpClient, endpoint: ProxyEndpoint) -> tuple[Probe, ProbeSettings]:
+    settings = probes.kinds[kind].model_validate({"kind": kind, **written})
+    assert isinstance(settings, ProbeSettings)
+    context = ProbeContext("mine", SystemClock(), http, {}, {"proxy": endpoint})
+    return probes.implementation(kind)(settings, context), settings
+
+
+def test_the_kinds_that_are_due_are_there() -> None:
+    """Every kind of the product's first issue is registered."""
+    due = {"system", "proxy", "workers", "provider", "cache", "memory_leak", "http", "process"}
+    assert due <= set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_settings_are_frozen_strict_and_explained(kind: str) -> None:
+    """`kind` is a literal, unknown keys are refused, nothing can be changed, and the file says what it measures."""
+    model = probes.kinds[kind]
+    assert get_args(model.model_fields["kind"].annotation) == (kind,)
+    assert model.model_config["frozen"]
+    assert model.__doc__
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        model.model_validate({"kind": kind, "service": "x", "url": "http://x/", "pidfile_": 1})
+    module = inspect.getmodule(probes.implementation(kind))
+    assert module is not None
+    assert module.__doc__
+    assert module.__doc__.startswith(f"`{kind}`: ")
+    assert "Fails" in module.__doc__ or "fails" in module.__doc__
+    json.dumps(TypeAdapter(model).json_schema())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_live_target_gives_good_samples(
+    kind: str, live: ProxyEndpoint, http: HttpClient, tmp_path: Path
+) -> None:
+    """Samples are finite, named and labelled as Prometheus wants, no series comes twice, and success is 1."""
+    probe, settings = build(kind, live_settings(kind, live, tmp_path), http, live)
+    result = await run_once(probe, settings, "mine", SystemClock())
+    assert result.error is None
+    assert len(result.samples) > 2
+    for sample in result.samples:
+        assert NAME.fullmatch(sample.name), sample
+        assert all(LABEL.fullmatch(name) and value for name, value in sample.labels), sample
+        assert list(sample.labels) == sorted(sample.labels)
+        assert math.isfinite(sample.value), sample
+    series = [(sample.name, sample.labels) for sample in result.samples]
+    assert len(series) == len(set(series))
+    assert next(sample.value for sample in result.samples if sample.name == "probe_success") == 1
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "system"])
+async def test_a_dead_target_gives_a_failure_with_its_reason(kind: str, http: HttpClient, tmp_path: Path) -> None:
+    """Success is 0 and the note says why, long before the timeout. (The machine itself is never dead.)"""
+    nowhere = ProxyEndpoint("http://127.0.0.1:9", tmp_path / "none.sock")
+    probe, settings = build(kind, dead_settings(kind, tmp_path), http, nowhere)
+    result = await run_once(probe, settings, "mine", SystemClock())
+    assert next(sample.value for sample in result.samples if sample.name == "probe_success") == 0
+    assert result.error
+    assert result.note == result.error
+    assert result.duration < settings.timeout
+
+
+@pytest.mark.parametrize("kind", ["proxy", "workers", "provider", "cache", "memory_leak"])
+async def test_a_probe_of_a_proxy_needs_one(kind: str, http: HttpClient, tmp_path: Path) -> None:
+    """Without a service that is an llm-proxy the failure says what is missing in the configuration."""
+    probe, settings = build(kind, {"service": "other"}, http, ProxyEndpoint("http://x", tmp_path / "s"))
+    result = await run_once(probe, settings, "mine", SystemClock())
+    assert "service 'other' has no `proxy`" in result.note
