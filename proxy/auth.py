@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from proxy.config_file import secret_fault
 from proxy.errors import ApiError, ConfigError
 from proxy.metrics import Metrics
+from proxy.secret_file import secret_fault
 from proxy.settings import Auth
 
 ANONYMOUS = "anonymous"

@@ -7,7 +7,6 @@ level down). What was read stays a plain document, so that the master can hand t
 from __future__ import annotations
 
 import difflib
-import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from proxy.errors import ConfigError
+from proxy.secret_file import secret_fault
 from proxy.settings import OpenAIProvider, Settings
 
 _ENVIRONMENT_PREFIX = "LLM_PROXY_"
@@ -220,18 +220,3 @@ def _check_secrets(settings: Settings, file: Path, root: yaml.Node | None) -> No
         if (fault := secret_fault(path, may_be_missing=may_be_missing)) is not None:
             line, shown = _line(root, loc)
             raise ConfigError(fault, file=str(file), line=line, key=".".join(shown))
-
-
-def secret_fault(path: Path, *, may_be_missing: bool = False) -> str | None:
-    """Why the secret in `path` cannot be used, and what to do; None if it can."""
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode) and mode & 0o077:
-            return f"{path} can be read by others (mode {stat.S_IMODE(mode):04o}); run: chmod 600 {path}"
-        if not path.read_text(encoding="utf-8").strip():
-            return f"{path} is empty; expected a secret on its first line"
-    except FileNotFoundError:
-        return None if may_be_missing else f"{path} does not exist; expected a file of mode 0600 with the secret"
-    except (OSError, UnicodeDecodeError) as error:
-        return f"{path} cannot be read: {error}"
-    return None
