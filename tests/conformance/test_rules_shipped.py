@@ -125,7 +125,7 @@ SCENES = {
     "worker hung": ([*worker("0"), *worker("1", responsive=0)], 15, {"WorkerHung": ("critical", W)}),
     "worker starting": ([*worker("0"), *worker("1", responsive=0, serving=0)], 15, {}),
     "worker crash-looping": (
-        [*worker("1", up=0, consecutive_crashes=3)], 0,
+        [*worker("1", up=0, serving=0, consecutive_crashes=3)], 0,
         {"WorkerDown": ("critical", W), "WorkerCrashLooping": ("critical", W)},
     ),
     "worker slow": ([*worker("1", response_seconds=0.4)], 75, {"WorkerSlow": ("warning", W)}),

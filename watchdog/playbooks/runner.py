@@ -76,13 +76,14 @@ class Runner:
         return self._incidents.get(incident_id)
 
     def playbook_for(self, incident: Incident) -> Playbook | None:
-        """The first playbook (by name) that answers the incident."""
+        """The first playbook (by name) that answers what fires now; for an incident that is over, what fired."""
         kind = parse_target(incident.key).kind
+        labels = [alert.label for alert in self._desk.alerts_of(incident)]
+        if not incident.firing:
+            labels = [{**dict(incident.labels), "alertname": name} for name in incident.alertnames]
         for name in sorted(self.playbooks):
-            playbook = self.playbooks[name]
-            for alertname in incident.alertnames:
-                if playbook.is_for({**dict(incident.labels), "alertname": alertname}, kind):
-                    return playbook
+            if any(self.playbooks[name].is_for(each, kind) for each in labels):
+                return self.playbooks[name]
         return None
 
     def consider(self, incident: Incident) -> None:
@@ -401,7 +402,7 @@ class Runner:
     def _succeed(self, run: Run, playbook: Playbook, rung: str) -> None:
         """The run's end and what follows for the incident are one transaction: nobody would come back for the rest."""
         incident = self._desk.get(run.incident_id) if run.incident_id is not None else None
-        firing = incident is not None and bool(incident.firing)
+        firing = incident is not None and bool(self._verifier.answered(incident, playbook))
         with self._desk.transaction():
             self._runs.end(run, "mitigated" if firing else "verified", self._clock.now())
             self._desk.tell(run.incident_id, "verified", f"playbook {playbook.name}: rung {rung} verified")
@@ -409,6 +410,8 @@ class Runner:
                 return
             if not firing:
                 self._desk.healed(incident.id)
+                if incident.firing:
+                    self._move(run, IncidentEvent.RUN_ENDED)
                 return
             self._move(run, IncidentEvent.ACTED)
             self._move(run, IncidentEvent.MITIGATED, "users are served; waiting for the cause to end")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from watchdog.clock import Clock
+from watchdog.core.incidents import Incident
+from watchdog.core.model import Alert
+from watchdog.core.targets import parse_target
 from watchdog.errors import QueryError
 from watchdog.playbooks.bell import Bell
 from watchdog.playbooks.desk import Desk
@@ -33,6 +36,11 @@ class Verifier:
     def healthy(self, run: Run, playbook: Playbook, rung: Rung) -> bool:
         """What the rung wants to reach, at this instant."""
         return self._missing(run, playbook, rung) == ""
+
+    def answered(self, incident: Incident, playbook: Playbook) -> list[Alert]:
+        """The incident's firing alerts that the playbook is for: the others are not its to end."""
+        kind = parse_target(incident.key).kind
+        return [alert for alert in self._desk.alerts_of(incident) if playbook.is_for(alert.label, kind)]
 
     async def verify(self, run: Run, playbook: Playbook, rung: Rung) -> tuple[bool, str]:
         """Watches until it has held for `hold`: True; or `within` is over: False. With what was seen."""
@@ -66,8 +74,10 @@ class Verifier:
     def _missing(self, run: Run, playbook: Playbook, rung: Rung) -> str:
         """What still lacks, in words; empty if nothing does."""
         incident = self._desk.get(run.incident_id) if run.incident_id is not None else None
-        if incident is not None and incident.firing and not playbook.mitigates:
-            return f"{len(incident.firing)} alert(s) of {', '.join(incident.alertnames)} still fire"
+        if incident is not None and not playbook.mitigates:
+            names = sorted({alert.label.get("alertname", "?") for alert in self.answered(incident, playbook)})
+            if names:
+                return f"{', '.join(names)} still fires"
         expression = fill(rung.verify.expr, run.labels)
         if expression and not self.holds(expression):
             return f"{expression} does not hold"
