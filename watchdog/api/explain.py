@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from watchdog.api.parts import Parts
 from watchdog.api.plan import decision, imagined_run, steps
 from watchdog.api.shapes import denial, moment, seconds
-from watchdog.api.views import current_rung, incident_summary
+from watchdog.api.views import current_rung, incident_summary, running
 from watchdog.core.incidents import Incident
+from watchdog.core.ladder import Attempt, RungOutcome
 from watchdog.core.model import IncidentState
 from watchdog.core.policy import Decision, Facts, PastEffect, Window, Wish, backoff_chain, backoff_delay
 from watchdog.core.targets import Target, parse_target
@@ -19,11 +21,14 @@ from watchdog.units import format_duration
 
 Shape = dict[str, Any]
 
+_BEFORE_ACTING = frozenset({"waiting", "looking"})
+
 
 def explain(parts: Parts, target: str | None = None, incident_id: int | None = None) -> Shape:
     """`{"now", "paused", "subjects": [...]}`: one subject for the target or incident asked for, else one for each
-    unresolved incident. A subject: target, incident, playbook, why, done, next {rung, steps, allowed, denials},
-    budgets, backoff, remote, sentences (the same in words). Raises ValueError for a bad target, KeyError for an
+    unresolved incident. A subject: target, incident, playbook, why, done, now {run, rung, doing, steps} of the run
+    under way, next {rung, steps, allowed, denials} of the rung that would act then, budgets, backoff, remote,
+    sentences (the same in words). Raises ValueError for a bad target, KeyError for an
     unknown incident.
     """
     if incident_id is not None:
@@ -51,6 +56,7 @@ def _subject(parts: Parts, key: str, incident: Incident | None) -> Shape:
         "playbook": playbook.name if playbook else None,
         "why": why,
         "done": _done(parts, incident),
+        "now": None,
         "next": None,
         "budgets": [],
         "backoff": None,
@@ -64,14 +70,15 @@ def _subject(parts: Parts, key: str, incident: Incident | None) -> Shape:
     resolved = incident is not None and incident.state is IncidentState.RESOLVED
     if playbook is not None and not resolved:
         run = _run(parts, playbook, key, incident)
-        place = current_rung(playbook, run) if run.ended_at is None else None
-        rung = place[0] if place else next((r for r in playbook.ladder if r.steps), playbook.ladder[0])
-        answer = decision(parts, playbook, run, rung)
-        wish = parts.runner.wish(run, playbook, rung)
-        shape["next"] = _next(parts, run, rung, answer)
-        shape["budgets"] = _budgets(parts, playbook, wish)
-        shape["backoff"] = _backoff(parts, wish)
-        sentences += _prospect(parts, playbook, incident, shape, answer)
+        shape["now"] = _now(parts, playbook, run, incident)
+        rung = _acting(playbook, run, shape["now"])
+        if rung is not None:
+            answer = decision(parts, playbook, run, rung)
+            wish = parts.runner.wish(run, playbook, rung)
+            shape["next"] = _next(parts, run, rung, answer)
+            shape["budgets"] = _budgets(parts, playbook, wish)
+            shape["backoff"] = _backoff(parts, wish)
+        sentences += _prospect(playbook, incident, shape, parts)
     shape["sentences"] = [sentence for sentence in sentences if sentence]
     return shape
 
@@ -95,9 +102,31 @@ def _answering(parts: Parts, target: Target, incident: Incident | None) -> tuple
 
 
 def _run(parts: Parts, playbook: Playbook, key: str, incident: Incident | None) -> Run:
-    """The run under way, else the last one, else one as it would begin now."""
-    runs = parts.runs.of_incident(incident.id) if incident else []
-    return runs[-1] if runs else imagined_run(parts, playbook, key, incident, "alert")
+    """The run under way, else one as it would begin now."""
+    run_id = parts.runner.run_of(incident.id) if incident else None
+    run = parts.runs.get(run_id) if run_id is not None else None
+    return run or imagined_run(parts, playbook, key, incident, "alert")
+
+
+def _now(parts: Parts, playbook: Playbook, run: Run, incident: Incident | None) -> Shape | None:
+    """Where the run under way stands; None if there is none."""
+    place = current_rung(playbook, run)
+    if not run.id or place is None:
+        return None
+    doing = running(parts, run, incident)["doing"]
+    return {"run": run.id, "rung": place[0].rung, "doing": doing, "steps": steps(parts, run, place[0])}
+
+
+def _acting(playbook: Playbook, run: Run, now: Shape | None) -> Rung | None:
+    """The next rung that would change something, if what is being watched now does not hold; None: a person is next."""
+    place = current_rung(playbook, run)
+    if now is not None and place is not None and now["doing"] not in _BEFORE_ACTING:
+        failed = Attempt(place[0].rung, RungOutcome.FAILED)
+        place = current_rung(playbook, replace(run, attempts=(*run.attempts, failed)))
+    if place is None:
+        return None
+    later = playbook.ladder[playbook.ladder.index(place[0]) :]
+    return next((rung for rung in later if rung.steps), None)
 
 
 def _done(parts: Parts, incident: Incident | None) -> list[Shape]:
@@ -118,10 +147,10 @@ def _done(parts: Parts, incident: Incident | None) -> list[Shape]:
 
 def _next(parts: Parts, run: Run, rung: Rung, answer: Decision) -> Shape:
     return {
-        "run": run.id if run.ended_at is None and run.id else None,
         "rung": rung.rung,
         "steps": steps(parts, run, rung),
         "allowed": answer.allowed,
+        "final": answer.final is not None,
         "denials": [denial(d) for d in answer.denials],
         "until": moment(answer.until),
     }
@@ -135,9 +164,9 @@ def _budgets(parts: Parts, playbook: Playbook, wish: Wish) -> list[Shape]:
     alike = [e for e in parts.runs.past_effects(now - DAY_SECONDS) if e.disruptive == wish.disruptive]
     mine = [e for e in alike if (e.target, e.playbook) == (str(wish.target), wish.playbook)]
     own = limits.budget if playbook.budget is None else playbook.budget
-    return [_spent(f"{playbook.name} on {wish.target}", w, factor, mine, now) for w in own] + [
-        _spent("this host", w, factor, alike, now) for w in limits.host_budget
-    ]
+    spent = [_spent(f"{playbook.name} on {wish.target}", w, factor, mine, now) for w in own]
+    spent += [_spent("this host", w, factor, alike, now) for w in limits.host_budget]
+    return [{**one, "disruptive": wish.disruptive} for one in spent]
 
 
 def _spent(scope: str, window: Window, factor: int, effects: list[PastEffect], now: float) -> Shape:
@@ -193,46 +222,57 @@ def _situation(parts: Parts, incident: Incident | None) -> list[str]:
             return [head, f"It began {ago} ago; {len(incident.firing)} alert(s) still fire."]
 
 
-def _prospect(parts: Parts, playbook: Playbook, incident: Incident | None, shape: Shape, answer: Decision) -> list[str]:
-    """What comes next, and what stands in its way until when."""
+def _prospect(playbook: Playbook, incident: Incident | None, shape: Shape, parts: Parts) -> list[str]:
+    """What is being done, what would come next, and what stands in its way until when."""
     told = []
     if playbook.autonomy != "auto":
         told.append(f"Its autonomy is {playbook.autonomy}: it never acts by itself; a person can run it.")
-    step = shape["next"]
-    words = "; ".join(s["does"] for s in step["steps"]) or "only watch whether it recovers by itself"
-    if incident is None:
-        told.append(f"If it were needed now, {playbook.name} would begin with rung {step['rung']}: {words}.")
-    elif step["run"] is not None:
-        told.append(f"Run {step['run']} is at rung {step['rung']}: {words}.")
-    else:
-        told.append(f"The next run would use rung {step['rung']}: {words}.")
-    if answer.allowed:
+    now, following = shape["now"], shape["next"]
+    if now is not None:
+        told.append(f"Run {now['run']} is {now['doing']} at rung {now['rung']}: {_words(now['steps'])}.")
+    elif incident is not None and incident.state is IncidentState.VERIFYING:
+        told.append("No run is under way; another one begins as soon as what was reached no longer holds.")
+    first = playbook.ladder[0]
+    if now is None and not first.steps:
+        told.append(f"A run would begin with rung {first.rung}: {_words([])}.")
+    if following is None:
+        return [*told, "No rung that acts is left: if it does not recover, a person is told."]
+    if now is None or now["rung"] != following["rung"] or now["doing"] not in _BEFORE_ACTING:
+        condition = "If that does not help, r" if now is not None or not first.steps else "R"
+        told.append(f"{condition}ung {following['rung']} would act: {_words(following['steps'])}.")
+    if following["allowed"]:
         told.append("The guards allow that now.")
-    told += [f"Refused: {one.text}; {_when(parts, one.until)}." for one in answer.denials]
-    if answer.final is not None:
+    told += [f"Refused for now: {d['text']}; that ends {_when(parts, d['until'])}." for d in following["denials"]]
+    if following["final"]:
         told.append("That is not waited for: a person is told instead.")
-    told += [_budget_words(parts, budget) for budget in shape["budgets"]]
+    return [*told, *(_budget_words(parts, budget) for budget in shape["budgets"]), *_backoff_words(parts, shape)]
+
+
+def _words(described: list[Shape]) -> str:
+    return "; ".join(step["does"] for step in described) or "only watch whether it recovers by itself"
+
+
+def _backoff_words(parts: Parts, shape: Shape) -> list[str]:
     backoff = shape["backoff"]
-    if backoff["effects"]:
-        healthy = format_duration(backoff["resets_after_healthy_seconds"])
-        told.append(
-            f"Backoff: {backoff['effects']} disruptive effect(s) since it was last well for {healthy}; "
-            + (f"the next may follow {_when(parts, backoff['until']['epoch'])}." if backoff["until"] else "none due.")
-        )
-    return told
+    if not backoff["effects"]:
+        return []
+    healthy = format_duration(backoff["resets_after_healthy_seconds"])
+    wait = f"the delay is over {_when(parts, backoff['until'])}" if backoff["until"] else "no delay is running"
+    count = f"{backoff['effects']} disruptive effect(s) since it was last well for {healthy}"
+    return [f"Backoff: {count}; {wait}."]
 
 
 def _budget_words(parts: Parts, budget: Shape) -> str:
     hours = format_duration(budget["window_seconds"])
-    words = f"Budget of {budget['scope']}: {budget['used']} of {budget['allowed']} used in {hours}"
-    frees = budget["frees_at"]
-    return words + (f", {_when(parts, frees['epoch'])}." if frees else ".")
+    gravity = "disruptive" if budget["disruptive"] else "gentle"
+    words = f"Budget of {budget['scope']}: {budget['used']} of {budget['allowed']} {gravity} effects used in {hours}"
+    return words + (f"; one is free {_when(parts, budget['frees_at'])}." if budget["frees_at"] else ".")
 
 
-def _when(parts: Parts, until: float | None) -> str:
+def _when(parts: Parts, until: Shape | None) -> str:
     if until is None:
-        return "it ends when the cause ends or a person decides"
-    return f"free again in {format_duration(max(0.0, until - parts.clock.now()))}"
+        return "when the cause ends or a person decides"
+    return f"in {format_duration(max(0.0, until['epoch'] - parts.clock.now()))}"
 
 
 def _ago(parts: Parts, at: float | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +64,8 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _init(options: argparse.Namespace) -> int:
+    import shutil
+
     directory = Path(options.directory)
     source = next((place for place in SHIPPED if (place / FILE_NAME).is_file()), None)
     if source is None:

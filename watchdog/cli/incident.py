@@ -126,8 +126,10 @@ def _entry(entry: Shape, size: int, full: bool) -> Iterator[str]:
         yield (head if not index else " " * start) + line
     if evidence:
         lines = str(evidence).rstrip().splitlines()
-        shown = lines if full else lines[:EVIDENCE_LINES]
         room = max(30, text.width() - start - 2)
+        if len(lines) == 1:
+            lines = text.folded(lines[0], room)
+        shown = lines if full else lines[:EVIDENCE_LINES]
         for line in shown:
             cut = line if full or len(line) <= room else line[: room - 1] + "…"
             yield " " * start + text.paint("│ " + cut, "dim")

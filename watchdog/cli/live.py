@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from watchdog.api import overview, views
 from watchdog.api.parts import Parts
 from watchdog.api.shapes import moment
 from watchdog.cli import alerts, status, text
+from watchdog.cli.pause import pause_lines
 from watchdog.errors import StoreError
 
 Shape = dict[str, Any]
@@ -23,6 +25,8 @@ AT_MOST_SECONDS = 0.25
 AT_LEAST_SECONDS = 1.0
 RECENT = 3
 """Incidents that are over and still shown."""
+_ABOUT = re.compile(r"^incident (\d+) \S+: ")
+_CODE = re.compile(r"(\x1b\[[0-9;]*m)")
 _LEVELS = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
 
@@ -35,7 +39,7 @@ class _Ring(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
-        line = f"{at}  {' '.join(record.getMessage().split())}"
+        line = f"{at}  " + _ABOUT.sub(r"#\1 ", " ".join(record.getMessage().split()))
         colour = _LEVELS.get(record.levelno)
         self.lines.append(text.paint(line, colour) if colour else line)
 
@@ -132,16 +136,9 @@ def _head(shape: Shape, width: int) -> list[str]:
     left = text.shortened(verdict["text"], max(10, width - len(right) - len(verdict["state"]) - 16))
     gap = max(2, width - len(right) - len(verdict["state"]) - len(left) - 14)
     first = f"{text.heading('proxywatch')}  {state}  {left}{' ' * gap}{text.paint(right, 'dim')}"
-    pauses = [text.paint(line, "yellow") for line in text_pauses(shape)]
+    pauses = [text.paint(line, "yellow") for line in pause_lines(shape["pauses"], shape["now"])]
     error = shape["config"]["reload_error"]
     return [first, *pauses, *([text.paint(f"last reload refused: {error}", "red")] if error else [])]
-
-
-def text_pauses(shape: Shape) -> list[str]:
-    """Each pause in a line."""
-    from watchdog.cli.pause import pause_lines
-
-    return pause_lines(shape["pauses"], shape["now"])
 
 
 def _blocks(shape: Shape, recent: Sequence[Shape], width: int) -> Iterator[tuple[str, list[str]]]:
@@ -154,7 +151,8 @@ def _blocks(shape: Shape, recent: Sequence[Shape], width: int) -> Iterator[tuple
             rows.append(["  cache", "", status.cache_text(service["cache"])])
     yield "services", text.columns(rows, indent=2, room=width)
     yield "providers", text.columns(map(status.provider_row, shape["providers"]), indent=2, room=width)
-    yield "host", [f"  {status.host_line(shape['system'])}; {status.watchers_line(shape)}"]
+    host = [["host", status.host_line(shape["system"])], ["watch", status.watchers_line(shape)]]
+    yield "host", text.columns(host, indent=2, room=width)
     yield "incidents", list(_incidents(shape, recent, width))
     known = {alert["fingerprint"] for alert in shape["alerts"] if alert["incident"]}
     loose = [alerts.row(one, now) for one in shape["alerts"] if one["fingerprint"] not in known]
@@ -162,19 +160,22 @@ def _blocks(shape: Shape, recent: Sequence[Shape], width: int) -> Iterator[tuple
 
 
 def _incidents(shape: Shape, recent: Sequence[Shape], width: int) -> Iterator[str]:
-    rows = [status.incident_row(incident) for incident in shape["incidents"]]
-    for incident in recent:
-        repaired = f"{'healed' if incident['healed'] else 'over'} in {text.span(incident['seconds_to_repair'])}"
-        ago = f"{text.ago(incident['resolved_at'], shape['now'])} ago"
-        title = f"{repaired}: {incident['title']}"
-        rows.append([f"#{incident['id']}", incident["severity"], incident["target"], "resolved", ago, title])
-    for incident, line in zip([*shape["incidents"], *recent], text.columns(rows, indent=2, room=width), strict=True):
+    rows = []
+    for incident in (*shape["incidents"], *recent):
+        if incident["resolved_at"]:
+            how = f"{'healed' if incident['healed'] else 'over'} in {text.span(incident['seconds_to_repair'])}"
+            since = f"{text.ago(incident['resolved_at'], shape['now'])} ago"
+            words = f"{how}: {incident['title']}"
+        else:
+            since, words = text.span(incident["duration_seconds"]), incident["title"]
+        rows.append([f"#{incident['id']}", incident["target"], incident["state"], since, words])
+    lines = text.columns(rows, indent=2, room=width)
+    for incident, line in zip((*shape["incidents"], *recent), lines, strict=True):
         yield line
-        run = incident["run"]
-        if run is not None and run["waits_for"]:
-            end = text.until(run["until"], shape["now"])
-            words = run["waits_for"][0]["text"] + (f" ({end})" if end else "")
-            yield text.shortened(f"      waits: {words}", width)
+        if not incident["resolved_at"]:
+            end = text.until(incident["run"]["until"], shape["now"]) if incident["run"] else ""
+            words = status.doing(incident) + (f" ({end})" if end else "")
+            yield "      " + text.paint(text.shortened(f"→ {words}", width - 6), "yellow")
 
 
 def _hint(shape: Shape, width: int) -> list[str]:
@@ -191,12 +192,10 @@ def _hint(shape: Shape, width: int) -> list[str]:
 
 def cropped(line: str, width: int) -> str:
     """`line` cut to `width` visible columns; colour codes count for nothing and are closed."""
-    import re
-
-    if len(re.sub(r"\x1b\[[0-9;]*m", "", line)) <= width:
+    if len(_CODE.sub("", line)) <= width:
         return line
     seen, kept = 0, []
-    for piece in re.split(r"(\x1b\[[0-9;]*m)", line):
+    for piece in _CODE.split(line):
         if piece.startswith("\x1b"):
             kept.append(piece)
         else:

@@ -59,7 +59,8 @@ def _read(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        # libyaml's parser, where PyYAML was built with it, takes a tenth of the time.
+        data = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", file=str(file)) from error
     except (yaml.YAMLError, ValueError) as error:

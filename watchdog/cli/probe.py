@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +78,7 @@ def _finish(options: argparse.Namespace, verdict: Verdict, words: str, shape: Sh
 def _alone(config: str | None, name: str) -> Shape:
     """Builds the probe and runs it once. Raises ConfigError."""
     import asyncio
+    import difflib
 
     from watchdog.settings import load_config
 

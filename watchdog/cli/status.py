@@ -105,7 +105,9 @@ def provider_row(provider: Shape) -> list[str]:
     """Name, state, circuit and figures of one provider."""
     state = "up" if provider["up"] and not provider["fault"] else "failing"
     fault = f"fault: {provider['fault']}" if provider["fault"] else "no fault"
-    figures = f"errors {text.percent(provider['error_ratio'])}, answers in {text.span(provider['latency_seconds'])}"
+    figures = f"errors {text.percent(provider['error_ratio'])}"
+    if provider["latency_seconds"] is not None:
+        figures += f", answers in {text.span(provider['latency_seconds'])}"
     return [provider["provider"], state, f"circuit {provider['circuit']}", fault, figures]
 
 

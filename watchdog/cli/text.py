@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -58,7 +57,12 @@ def state_colour(word: str) -> str:
 
 def width() -> int:
     """Columns to write into."""
-    return min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
+    try:
+        return min(
+            WIDEST, int(os.environ.get("COLUMNS") or os.get_terminal_size(sys.stdout.fileno()).columns) or WIDEST
+        )
+    except (OSError, ValueError):
+        return WIDEST
 
 
 def columns(
