@@ -2,9 +2,9 @@
 
 Per worker: `proxywatch_worker_up` (1: the process lives), `_serving` (1: the master says so), `_responsive` (1: its
 private socket answered within 800 ms; absent while it starts), `_response_seconds`, `_resident_bytes`,
-`_cpu_seconds_total`, `_open_fds`, `_threads`, `_start_time_seconds` (epoch), `_starts_total`, `_crashes_total`,
-`_consecutive_crashes`, `_backoff_seconds` (until its next start); `_uss_bytes` and `_anon_bytes`, read every five
-seconds only because they are dear. For all: `proxywatch_workers_serving`, `proxywatch_workers_expected`.
+`_cpu_seconds_total`, `_threads`, `_start_time_seconds` (epoch), `_starts_total`, `_crashes_total`,
+`_consecutive_crashes`, `_backoff_seconds` (until its next start); `_uss_bytes`, `_anon_bytes` and `_open_fds`, read
+every five seconds only because they are dear. For all: `proxywatch_workers_serving`, `proxywatch_workers_expected`.
 
 A death is announced by the kernel to us as well as to the master, and emitted within milliseconds, even while the
 master hangs. When the master does not answer, the measurement fails but still tells what can be seen without it.
@@ -30,7 +30,7 @@ from watchdog.system.worker_watch import WorkerWatch
 
 RESPONSE_LIMIT_SECONDS = 0.8
 _STATUS_LIMIT_SECONDS = 1.0
-_MEMORY_EVERY_SECONDS = 5.0
+_READING_EVERY_SECONDS = 5.0
 
 
 class WorkersProbeSettings(ProbeSettings):
@@ -42,10 +42,11 @@ class WorkersProbeSettings(ProbeSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class _MemoryReading:
+class _Reading:
     identity: ProcessIdentity
     at: float
-    memory: ProcessMemory
+    memory: ProcessMemory | None
+    descriptors: int | None
 
 
 @probes.register(WorkersProbeSettings)
@@ -57,7 +58,7 @@ class WorkersProbe:
         self._context = context
         self._watch = WorkerWatch()
         self._last: tuple[WorkerStatus, ...] = ()
-        self._memory: dict[int, _MemoryReading] = {}
+        self._readings: dict[int, _Reading] = {}
 
     async def measure(self) -> Measurement:
         api = self._context.proxy_api(self._settings.service)
@@ -69,7 +70,7 @@ class WorkersProbe:
             problem = str(error)
         answers = await asyncio.gather(*(self._ask(api, worker) for worker in self._last))
         notes = [note for _, note in answers if note]
-        await self._refresh_memory(api)
+        await self._refresh_readings(api)
         # Read last, without a pause before the result: a death after it is announced after it.
         now = self._context.clock.wall()
         samples = [
@@ -99,7 +100,7 @@ class WorkersProbe:
         self._last = status.workers
         self._watch.learn(status.workers)
         slots = {worker.slot for worker in status.workers}
-        self._memory = {slot: reading for slot, reading in self._memory.items() if slot in slots}
+        self._readings = {slot: reading for slot, reading in self._readings.items() if slot in slots}
 
     async def _ask(self, api: ProxyApi, worker: WorkerStatus) -> tuple[WorkerHealth | None, str]:
         if worker.pid is None or worker.state not in ("serving", "draining"):
@@ -111,17 +112,19 @@ class WorkersProbe:
         except ProbeError as error:
             return None, f"worker {worker.slot}: {error}"
 
-    async def _refresh_memory(self, api: ProxyApi) -> None:
+    async def _refresh_readings(self, api: ProxyApi) -> None:
         now = self._context.clock.now()
         for worker in self._last:
+            reading = self._readings.get(worker.slot)
+            if reading and reading.identity.pid == worker.pid and now - reading.at < _READING_EVERY_SECONDS:
+                continue
             identity = process.identify(worker.pid) if worker.pid else None
-            reading = self._memory.get(worker.slot)
             if identity is None:
-                self._memory.pop(worker.slot, None)
-            elif reading is None or reading.identity != identity or now - reading.at >= _MEMORY_EVERY_SECONDS:
+                self._readings.pop(worker.slot, None)
+            else:
                 memory = await _memory_of(api, worker.slot, identity)
-                if memory is not None:
-                    self._memory[worker.slot] = _MemoryReading(identity, now, memory)
+                descriptors = process.count_descriptors(identity.pid)
+                self._readings[worker.slot] = _Reading(identity, now, memory, descriptors)
 
     def _samples(
         self, worker: WorkerStatus, health: WorkerHealth | None, now: float, *, master_answers: bool
@@ -151,11 +154,12 @@ class WorkersProbe:
         yield Sample(
             "proxywatch_worker_start_time_seconds", worker.started_at or process.started_at(stat.identity), labels
         )
-        descriptors = process.count_descriptors(stat.identity.pid)
-        if descriptors is not None:
-            yield Sample("proxywatch_worker_open_fds", descriptors, labels)
-        reading = self._memory.get(worker.slot)
-        if reading is not None and reading.identity == stat.identity:
+        reading = self._readings.get(worker.slot)
+        if reading is None or reading.identity != stat.identity:
+            return
+        if reading.descriptors is not None:
+            yield Sample("proxywatch_worker_open_fds", reading.descriptors, labels)
+        if reading.memory is not None:
             yield Sample("proxywatch_worker_uss_bytes", reading.memory.uss_bytes, labels)
             yield Sample("proxywatch_worker_anon_bytes", reading.memory.anon_bytes, labels)
 

@@ -17,6 +17,7 @@ _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _KILL_GRACE = 5.0
+_SMALL_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,19 @@ class ProcessMemory:
     anon_bytes: int
 
 
+def _read_small(path: str) -> bytes:
+    """A file of /proc that fits a page, several times cheaper than through pathlib and a buffered file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _SMALL_BYTES)
+    finally:
+        os.close(descriptor)
+
+
 def read_stat(pid: int) -> ProcessStat | None:
     """None if there is no such process."""
     try:
-        line = (_PROC / str(pid) / "stat").read_bytes()
+        line = _read_small(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The name stands in parentheses and may contain anything, even parentheses.
@@ -95,7 +105,7 @@ def read_memory(pid: int) -> ProcessMemory:
 
 def read_anon_bytes(pid: int) -> int:
     """RssAnon from /proc/PID/status: cheap, readable by everybody. Raises OSError; ProcessLookupError for a zombie."""
-    for line in (_PROC / str(pid) / "status").read_bytes().splitlines():
+    for line in _read_small(f"/proc/{pid}/status").splitlines():
         if line.startswith(b"RssAnon:"):
             return int(line.split()[1]) * 1024
     raise ProcessLookupError(f"process {pid} has no memory of its own")
@@ -104,7 +114,8 @@ def read_anon_bytes(pid: int) -> int:
 def count_descriptors(pid: int) -> int | None:
     """Open file descriptors; None if we may not see them or the process is gone."""
     try:
-        return sum(1 for _ in (_PROC / str(pid) / "fd").iterdir())
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            return sum(1 for _ in entries)
     except OSError:
         return None
 

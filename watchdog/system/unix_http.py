@@ -1,4 +1,4 @@
-"""HTTP/1.1 with JSON over Unix sockets, cheap enough to be asked every half second: asyncio and h11, nothing more."""
+"""HTTP/1.1 with JSON over Unix sockets, cheap enough to be asked every half second: asyncio and a parser in C."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-import h11
+import httptools
 
 from watchdog.system.http import MAX_BYTES, HttpError
 
@@ -16,63 +16,97 @@ _READ_SIZE = 64 * 1024
 _MAX_LINE = 1024 * 1024
 
 
-class _Connection:
-    """One connection and its h11 state. Only one exchange at a time."""
+class _Answer:
+    """Collects what the parser finds of one answer. `take` gives the body so far and forgets it."""
 
-    __slots__ = ("protocol", "reader", "writer")
+    __slots__ = ("_chunks", "_size", "complete", "headers_complete", "keep_alive")
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self.headers_complete = False
+        self.complete = False
+        self.keep_alive = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"connection" and value.lower() == b"close":
+            self.keep_alive = False
+
+    def on_headers_complete(self) -> None:
+        self.headers_complete = True
+
+    def on_body(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        self._chunks.append(chunk)
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+    @property
+    def too_large(self) -> bool:
+        """Whether the parts that were not taken yet are more than we hold."""
+        return self._size > MAX_BYTES
+
+    def take(self) -> bytes:
+        body = b"".join(self._chunks)
+        self._chunks.clear()
+        self._size = 0
+        return body
+
+
+class _Connection:
+    """One connection. Only one exchange at a time."""
+
+    __slots__ = ("_answer", "_parser", "_reader", "_writer")
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-        self.protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=_READ_SIZE)
+        self._reader = reader
+        self._writer = writer
 
-    async def send(self, method: str, target: str, body: bytes | None) -> None:
-        headers = [("host", "localhost"), ("accept", "application/json")]
-        if body is not None:
-            headers += [("content-type", "application/json"), ("content-length", str(len(body)))]
-        data = self.protocol.send(h11.Request(method=method, target=target, headers=headers)) or b""
-        if body is not None:
-            data += self.protocol.send(h11.Data(data=body)) or b""
-        data += self.protocol.send(h11.EndOfMessage()) or b""
-        self.writer.write(data)
-        await self.writer.drain()
+    def send(self, method: str, target: str, body: bytes | None) -> None:
+        self._answer = _Answer()
+        self._parser = httptools.HttpResponseParser(self._answer)
+        length = "" if body is None else f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        head = f"{method} {target} HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\n{length}\r\n"
+        self._writer.write(head.encode("ascii") + (body or b""))
 
-    async def next_event(self) -> Any:
-        """The next h11 event that is not NEED_DATA."""
-        while (event := self.protocol.next_event()) is h11.NEED_DATA:
-            data = await self.reader.read(_READ_SIZE)
-            if not data and self.protocol.their_state is h11.SEND_RESPONSE:
-                raise HttpError("the connection was closed before the answer", "network")
-            self.protocol.receive_data(data)
-        return event
+    async def read(self) -> None:
+        """Reads on and parses what came."""
+        data = await self._reader.read(_READ_SIZE)
+        if not data:
+            if self._answer.headers_complete:
+                raise HttpError("the answer was cut short", "protocol")
+            raise HttpError("the connection was closed before the answer", "network")
+        self._parser.feed_data(data)
+        if self._answer.too_large:
+            raise HttpError(f"the answer is larger than {MAX_BYTES} bytes", "too_large")
 
     async def receive(self) -> tuple[int, bytes]:
         """Status and body of one answer."""
-        status, chunks, size = 0, [], 0
-        while True:
-            event = await self.next_event()
-            match event:
-                case h11.Response():
-                    status = event.status_code
-                case h11.Data():
-                    size += len(event.data)
-                    if size > MAX_BYTES:
-                        raise HttpError(f"the answer is larger than {MAX_BYTES} bytes", "too_large")
-                    chunks.append(bytes(event.data))
-                case h11.EndOfMessage():
-                    return status, b"".join(chunks)
+        while not self._answer.complete:
+            await self.read()
+        return self._parser.get_status_code(), self._answer.take()
+
+    async def receive_status(self) -> int:
+        """The status of an answer whose body goes on."""
+        while not self._answer.headers_complete:
+            await self.read()
+        return int(self._parser.get_status_code())
+
+    async def receive_part(self) -> bytes:
+        """The next part of the body; empty at its end."""
+        while not (part := self._answer.take()) and not self._answer.complete:
+            await self.read()
+        return part
 
     def reusable(self) -> bool:
-        """Makes the connection ready for the next exchange; False if it must be closed instead."""
-        if self.protocol.our_state is h11.DONE and self.protocol.their_state is h11.DONE:
-            self.protocol.start_next_cycle()
-            return not self.reader.at_eof()
-        return False
+        """Whether the connection can take another exchange."""
+        return self._answer.keep_alive and not self._reader.at_eof()
 
     async def close(self) -> None:
-        self.writer.close()
+        self._writer.close()
         try:
-            await self.writer.wait_closed()
+            await self._writer.wait_closed()
         except OSError:
             return  # the peer was faster; closed is closed
 
@@ -95,7 +129,7 @@ class UnixHttpClient:
             raise HttpError(f"{socket_path}: {method} {target}: no answer within {timeout:g} s", "timeout") from None
         except HttpError as error:
             raise HttpError(f"{socket_path}: {method} {target}: {error}", error.fault) from None
-        except (OSError, h11.RemoteProtocolError) as error:
+        except (OSError, httptools.HttpParserError) as error:
             raise _explained(error, socket_path, f"{method} {target}") from None
         return status, _object(content, socket_path, f"{method} {target}")
 
@@ -108,23 +142,20 @@ class UnixHttpClient:
         try:
             async with asyncio.timeout(connect_timeout):
                 connection = await _connect(socket_path)
-                await connection.send("GET", target, None)
-                head = await connection.next_event()
-            if not isinstance(head, h11.Response) or head.status_code != 200:
-                status = getattr(head, "status_code", "no answer")
-                raise HttpError(f"{socket_path}: GET {target}: {status}", "protocol")
-            pending = bytearray()
-            while isinstance(event := await connection.next_event(), h11.Data):
-                pending += event.data
-                *lines, rest = pending.split(b"\n")
-                pending = bytearray(rest)
-                if len(pending) > _MAX_LINE:
+                connection.send("GET", target, None)
+                status = await connection.receive_status()
+            if status != 200:
+                raise HttpError(f"{socket_path}: GET {target}: answered {status}", "protocol")
+            rest = b""
+            while part := await connection.receive_part():
+                *lines, rest = (rest + part).split(b"\n")
+                if len(rest) > _MAX_LINE:
                     raise HttpError(f"{socket_path}: GET {target}: a line is larger than {_MAX_LINE}", "too_large")
                 for line in lines:
                     yield line.decode("utf-8", "replace")
         except TimeoutError:
             raise HttpError(f"{socket_path}: GET {target}: no answer within {connect_timeout:g} s", "timeout") from None
-        except (OSError, h11.RemoteProtocolError) as error:
+        except (OSError, httptools.HttpParserError) as error:
             raise _explained(error, socket_path, f"GET {target}") from None
         finally:
             if connection is not None:
@@ -144,7 +175,7 @@ class UnixHttpClient:
             connection = kept.pop()
             try:
                 return await self._use(path, connection, method, target, body)
-            except (ConnectionError, HttpError, h11.RemoteProtocolError):
+            except (ConnectionError, HttpError, httptools.HttpParserError):
                 continue
         return await self._use(path, await _connect(path), method, target, body)
 
@@ -153,7 +184,7 @@ class UnixHttpClient:
     ) -> tuple[int, bytes]:
         keep = False
         try:
-            await connection.send(method, target, body)
+            connection.send(method, target, body)
             answer = await connection.receive()
             keep = connection.reusable()
         finally:
@@ -178,7 +209,7 @@ def _object(content: bytes, path: Path, what: str) -> dict[str, Any]:
     return parsed
 
 
-def _explained(error: OSError | h11.RemoteProtocolError, path: Path, what: str) -> HttpError:
+def _explained(error: OSError | httptools.HttpParserError, path: Path, what: str) -> HttpError:
     match error:
         case FileNotFoundError():
             return HttpError(f"{path}: {what}: the socket does not exist", "refused")
