@@ -1,0 +1,142 @@
+"""kill -9 of the agent at every instant of a run: it goes on as if nothing had been, and no effect happens twice."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from healing_world import World
+
+from watchdog.core.model import IncidentState
+
+HARNESS = Path(__file__).with_name("healing_harness.py")
+KILLED = -signal.SIGKILL
+Live = Callable[[str, str, str, int], Awaitable[int]]
+
+
+@pytest.fixture
+async def live(tmp_path: Path) -> AsyncIterator[Live]:
+    """Lives one agent's life: scenario, folder, mode, commit; three at a time."""
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(HARNESS),
+            str(tmp_path),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        for _ in range(3)
+    ]
+    free: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
+    for process in processes:
+        free.put_nowait(process)
+
+    async def run(scenario: str, folder: str, mode: str = "after", at: int = 0) -> int:
+        process = await free.get()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{scenario} {folder} {mode} {at}\n".encode())
+        status = int(await process.stdout.readline())
+        free.put_nowait(process)
+        return status
+
+    yield run
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.stdin.wait_closed()
+        await process.wait()
+
+
+@dataclass(frozen=True)
+class End:
+    """How the world looks when all is over."""
+
+    effects: tuple[str, ...]
+    state: IncidentState
+    told: tuple[str, ...]
+    runs: tuple[str, ...]
+
+
+async def end_of(directory: Path) -> End:
+    """Reads it back, and asserts what must hold for every end: no run and no effect is left open, no lock is held."""
+    world = World(directory)
+    try:
+        (incident,) = world.desk.incidents.latest()
+        runs = world.runs.of_incident(incident.id)
+        assert world.runs.unended() == []
+        assert all(e.outcome is not None for run in runs for e in world.runs.effects_of(run.id))
+        assert (incident.resolved_at is not None) is (incident.state is IncidentState.RESOLVED)
+        told = tuple(kind for kind, _ in world.told())
+        return End(tuple(world.effects), incident.state, told, tuple(run.state for run in runs))
+    finally:
+        await world.close()
+
+
+ENDS = {
+    "heals": End(("one", "two-a", "two-b"), IncidentState.RESOLVED, ("healed",), ("verified",)),
+    "exhausts": End(("one", "two"), IncidentState.ESCALATED, ("escalated",), ("exhausted",)),
+    "mitigates": End(("one",), IncidentState.VERIFYING, ("escalated",), ("mitigated",)),
+}
+
+
+async def every_kill(live: Live, scenario: str) -> AsyncIterator[str]:
+    """Kills one life before and after each of its commits, lets a second one follow; the folders, until one life is
+    too short to be killed."""
+    for mode in ("before", "after"):
+        at, alive = 1, True
+        while alive:
+            numbers = range(at, at + 3)
+            folders = [f"{scenario}-{mode}-{number}" for number in numbers]
+            firsts = await asyncio.gather(*(live(scenario, f, mode, n) for f, n in zip(folders, numbers, strict=True)))
+            assert set(firsts) <= {0, KILLED}, (folders, firsts)
+            alive = 0 not in firsts
+            killed = [folder for folder, status in zip(folders, firsts, strict=True) if status == KILLED]
+            assert set(await asyncio.gather(*(live(scenario, folder, "after", 0) for folder in killed))) <= {0}, killed
+            for folder in killed:
+                yield folder
+            at += 3
+
+
+@pytest.mark.parametrize("scenario", ["heals", "mitigates"])
+async def test_every_kill_ends_as_if_there_had_been_none(tmp_path: Path, live: Live, scenario: str) -> None:
+    """Killed before or after any commit of a whole incident, the agent that follows ends it the same way: each effect
+    exactly once and in order, each notice exactly once, nothing left open."""
+    assert await live(scenario, "whole", "after", 0) == 0
+    assert await end_of(tmp_path / "whole") == ENDS[scenario]
+    kills = [folder async for folder in every_kill(live, scenario)]
+    ends = {folder: await end_of(tmp_path / folder) for folder in kills}
+    assert {folder: end for folder, end in ends.items() if end != ENDS[scenario]} == {}
+    assert len(kills) >= 16
+
+
+async def test_what_cannot_be_recognised_is_never_repeated(tmp_path: Path, live: Live) -> None:
+    """Without a `check` an effect whose record the kill took happens at most once; the ladder goes on, and the person
+    is told exactly once all the same."""
+    assert await live("exhausts", "whole", "after", 0) == 0
+    assert await end_of(tmp_path / "whole") == ENDS["exhausts"]
+    kills = [folder async for folder in every_kill(live, "exhausts")]
+    for folder in kills:
+        end = await end_of(tmp_path / folder)
+        assert len(set(end.effects)) == len(end.effects), (folder, end)
+        assert set(end.effects) <= {"one", "two"}, (folder, end)
+        assert (end.state, end.told, end.runs) == (IncidentState.ESCALATED, ("escalated",), ("exhausted",)), folder
+    assert len(kills) >= 16
+
+
+@pytest.mark.parametrize("when", ["before", "after", "instead"])
+async def test_a_step_that_kills_the_agent(tmp_path: Path, live: Live, when: str) -> None:
+    """The agent dies by its own step, before, after or instead of the effect: the next one sees what happened."""
+    assert await live(when, when, "after", 0) == KILLED
+    if when == "before":
+        async with asyncio.timeout(10):
+            while not (tmp_path / when / "outlived").exists():
+                await asyncio.sleep(0.005)
+    assert await live(when, when, "after", 0) == 0
+    end = await end_of(tmp_path / when)
+    assert end == End(("one",), IncidentState.RESOLVED, ("healed",), ("verified",))
