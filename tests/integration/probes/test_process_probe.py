@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -43,11 +42,11 @@ async def watching(probe: ProcessProbe) -> AsyncIterator[asyncio.Queue[tuple[Sam
 @pytest.mark.parametrize("way", ["pidfile", "executable", "command_line"])
 async def test_a_process_is_found_and_its_death_is_announced(way: str, tmp_path: Path, http: HttpClient) -> None:
     """By pidfile, executable or command line: up with its figures, then 0 by the kernel's word, then a failure."""
-    program = tmp_path / "sleeper"
-    program.symlink_to(Path(sys.executable).resolve())
     marker = f"marker-{tmp_path.name}"
-    with subprocess.Popen(("sleep", "600") if way == "pidfile" else ("sh", "-c", f": {marker}; read x; :"),
-                          stdin=subprocess.PIPE) as child:  # fmt: skip
+    script = f": {marker}; echo up; read x; :"
+    with subprocess.Popen(("sh", "-c", script), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"up\n"
         (tmp_path / "x.pid").write_text(str(child.pid))
         executable = str(Path(f"/proc/{child.pid}/exe").readlink())
         settings = {

@@ -124,8 +124,10 @@ async def test_a_zombie_is_dead() -> None:
 def test_figures_of_a_process_with_a_strange_name(tmp_path: Path) -> None:
     """A name with blanks and parentheses does not shift the figures."""
     odd = tmp_path / "a) R (b"
-    odd.symlink_to("/bin/sleep")
-    with running(str(odd), "600") as child:
+    odd.symlink_to(Path(sys.executable).resolve())
+    with running(str(odd), "-c", DEAF) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"deaf\n"
         stat = process.read_stat(child.pid)
         assert stat is not None
         assert stat.parent == os.getpid()
