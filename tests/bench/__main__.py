@@ -7,13 +7,16 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import recovery, request_cost
+from tests.bench import checking, footprint, recovery, request_cost
 from tests.bench.figures import BenchError, Figure, table, write
 from tests.bench.machine import PEERS, describe, peer
+from tests.bench.soak import soak
 
 _PARTS: dict[str, Callable[[bool], Iterator[Figure]]] = {
     "requests": request_cost.measure,
     "recovery": recovery.measure,
+    "checking": checking.measure,
+    "footprint": footprint.measure,
 }
 
 
@@ -28,6 +31,8 @@ def main() -> int:
     parts = arguments.parts or list(_PARTS)
     if unknown := sorted(set(parts) - {*_PARTS, "soak"}):
         parser.error(f"no part is called {unknown[0]!r}; expected {', '.join(_PARTS)} or soak")
+    if "soak" in parts:
+        return soak(arguments.minutes)
     missing = [f"{name} (Debian package {package})" for name, (_, package) in PEERS.items() if peer(name) is None]
     for each in missing:
         print(f"not installed, its rows are left out: {each}")

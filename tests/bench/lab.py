@@ -21,7 +21,6 @@ import yaml
 from proxy.control import request
 from tests.bench.figures import BenchError
 from tests.bench.machine import living_below
-from watchdog.system.process import identify
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -29,6 +28,13 @@ _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 
 T = TypeVar("T")
+Providers = list[dict[str, Any]]
+"""As llm-proxy.yaml lists them."""
+
+
+def only(upstream: int) -> Providers:
+    """One provider: the server on this port."""
+    return [{"name": "upstream", "kind": "openai", "base_url": f"http://127.0.0.1:{upstream}/v1"}]
 
 
 def free_port() -> int:
@@ -92,14 +98,19 @@ class Lab:
         until(f"{name} answers", answers, _START_SECONDS)
         return process
 
+    @property
+    def newest(self) -> subprocess.Popen[bytes]:
+        """The program started last."""
+        return self._started[-1]
+
     def upstream(self) -> int:
         """Starts the fast upstream; its port."""
         port = free_port()
         self.start(f"upstream-{port}", [sys.executable, "-m", "tests.bench.fast_upstream", str(port)], port=port)
         return port
 
-    def configure_proxy(self, name: str, upstream: int, workers: int) -> tuple[Path, int]:
-        """Writes the shipped llm-proxy.yaml with other ports and paths, and one provider; the file and its port."""
+    def configure_proxy(self, name: str, providers: Providers, workers: int) -> tuple[Path, int]:
+        """Writes the shipped llm-proxy.yaml with other ports, paths and providers; the file and its port."""
         port = free_port()
         shipped = yaml.safe_load((REPOSITORY / "config/llm-proxy.yaml").read_text())
         shipped |= {
@@ -107,7 +118,7 @@ class Lab:
             "workers": workers,
             "run_dir": str(self.root / name / "run"),
             "state_dir": str(self.root / name / "state"),
-            "providers": [{"name": "upstream", "kind": "openai", "base_url": f"http://127.0.0.1:{upstream}/v1"}],
+            "providers": providers,
         }
         shipped["auth"]["keys"][0]["key_file"] = str(self.root / name / "admin.key")
         shipped["log"]["file"] = str(self.root / name / "llm_proxy.log")
@@ -115,9 +126,9 @@ class Lab:
         file.write_text(yaml.safe_dump(shipped))
         return file, port
 
-    def proxy(self, name: str, upstream: int, workers: int) -> Proxy:
+    def proxy(self, name: str, providers: Providers, workers: int) -> Proxy:
         """Starts llm-proxy and waits until all workers serve."""
-        file, port = self.configure_proxy(name, upstream, workers)
+        file, port = self.configure_proxy(name, providers, workers)
         process = self.start(name, [BIN / "llm-proxy", "run", "--config", file], port=port)
         proxy = Proxy(file, port, self.root / name / "run" / "master.sock", process.pid)
         until("all workers serve", lambda: len(proxy.workers()) == workers, _START_SECONDS)
@@ -203,6 +214,12 @@ class Proxy:
         listed = self.ask("GET", "/status")["workers"]
         return [worker["pid"] for worker in listed if worker["state"] == "serving"]
 
+    def in_flight(self) -> int:
+        """Requests that the serving workers have in hand."""
+        listed = self.ask("GET", "/status")["workers"]
+        sockets = [Path(worker["socket"]) for worker in listed if worker["state"] == "serving"]
+        return sum(request(socket_path, "GET", "/health")[1]["in_flight"] for socket_path in sockets)
+
     def pids(self) -> list[int]:
         """Master and serving workers."""
         return [self.pid, *self.workers()]
@@ -217,8 +234,3 @@ def lab() -> Iterator[Lab]:
             yield made
         finally:
             made.close()
-
-
-def gone(pid: int) -> bool:
-    """Whether the process has ended, reaped or not."""
-    return identify(pid) is None

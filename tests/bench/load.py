@@ -68,18 +68,28 @@ class Load:
 
 
 def run(directory: Path, kind: Kind, port: int, connections: int, seconds: float) -> Load:
-    """Puts load on 127.0.0.1:`port`. BenchError if a request failed: the figures would be of something else."""
+    """Puts full load on 127.0.0.1:`port`. BenchError if a request failed: the figures would be of something else."""
+    load = _wrk(directory, kind, port, connections, seconds, "")
+    if load.errors or not load.requests:
+        raise BenchError(f"{load.errors} of {load.requests} requests failed ({kind.name.lower()}, port {port})")
+    return load
+
+
+def paced(directory: Path, kind: Kind, port: int, connections: int, seconds: float, rate: float) -> Load:
+    """About `rate` requests a second, a little less by the time that answers take; failed ones are in `errors`."""
+    milliseconds = round(connections / rate * 1000)
+    return _wrk(directory, kind, port, connections, seconds, f"function delay() return {milliseconds} end")
+
+
+def _wrk(directory: Path, kind: Kind, port: int, connections: int, seconds: float, pace: str) -> Load:
     program = peer("wrk")
     if program is None:
         raise BenchError("wrk is not installed")
     script = directory / f"{kind.name.lower()}.lua"
-    script.write_text(kind.script())
+    script.write_text(kind.script() + pace)
     argv = [program, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s", "-s", str(script)]
     said = subprocess.run([*argv, f"http://127.0.0.1:{port}"], capture_output=True, text=True, check=False)
     result = next((line for line in said.stdout.splitlines() if line.startswith("RESULT ")), None)
     if result is None:
         raise BenchError(f"wrk failed: {said.stdout[-300:]}{said.stderr[-300:]}")
-    load = Load(**json.loads(result.removeprefix("RESULT ")))
-    if load.errors or not load.requests:
-        raise BenchError(f"{load.errors} of {load.requests} requests failed ({kind.name.lower()}, port {port})")
-    return load
+    return Load(**json.loads(result.removeprefix("RESULT ")))

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from tests.bench.figures import Aim, BenchError, Figure
-from tests.bench.lab import BIN, Lab, Proxy, lab, until
+from tests.bench.lab import BIN, Lab, Proxy, lab, only, until
 from tests.bench.machine import children, peer
 
 _AIM = Aim(1 / 20, "ratio")
@@ -97,7 +97,7 @@ def _range(milliseconds: list[float]) -> str:
 def _kill_worker(workers: int) -> Repair:
     """A fresh proxy each time, for its master backs off from workers that keep dying."""
     with lab() as place:
-        proxy = place.proxy("llm-proxy", place.upstream(), workers)
+        proxy = place.proxy("llm-proxy", only(place.upstream()), workers)
         before = proxy.workers()
         if not ask(proxy.port):
             raise BenchError("the proxy does not answer before the kill")
@@ -124,7 +124,7 @@ def kill_all(master: int) -> float:
 
 def _kill_all_under_proxywatch() -> float:
     with lab() as place:
-        file, port = place.configure_proxy("llm-proxy", place.upstream(), workers=2)
+        file, port = place.configure_proxy("llm-proxy", only(place.upstream()), workers=2)
         place.watchdog(file, port)
         proxy = Proxy(file, port, place.root / "llm-proxy/run/master.sock", 0)
         master = int(proxy.ask("GET", "/status")["pid"])
@@ -135,7 +135,7 @@ def _under_monit(rounds: int) -> list[float]:
     program = peer("monit")
     assert program is not None
     with lab() as place:
-        file, port = place.configure_proxy("llm-proxy", place.upstream(), workers=2)
+        file, port = place.configure_proxy("llm-proxy", only(place.upstream()), workers=2)
         pid_file = place.root / "llm-proxy.pid"
         _write_monit_files(place, file)
         place.start("monit", [program, "-I", "-c", place.root / "monitrc"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from tests.bench.figures import Aim, BenchError, Figure
-from tests.bench.lab import Lab, free_port, get, lab
+from tests.bench.lab import Lab, free_port, get, lab, only
 from tests.bench.load import Kind, run
 from tests.bench.machine import children, cpu_seconds, peer
 
@@ -69,7 +69,7 @@ def measure(quick: bool) -> Iterator[Figure]:
         nginx = _nginx(place, upstream)
         proxies = {}
         for workers in (1, 2):
-            proxy = place.proxy(f"llm-proxy-{workers}", upstream, workers)
+            proxy = place.proxy(f"llm-proxy-{workers}", only(upstream), workers)
             proxies[workers] = Target(proxy.port, proxy.port, proxy.pids())
         yield from _requests(place, proxies, nginx, length)
         yield from _streams(place, proxies[1], nginx, upstream, length)
