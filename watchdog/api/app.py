@@ -6,8 +6,9 @@ Every answer is JSON; an error is `{"error": what is wrong, "hint": what to do}`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from starlette.routing import Route
 
 from watchdog.api import commands, overview, views
 from watchdog.api.explain import explain
+from watchdog.api.frames import frames
 from watchdog.api.parts import Parts
 from watchdog.errors import ConfigError, ProxywatchError, QueryError, StoreError, TransitionError
 
@@ -27,7 +29,13 @@ STREAM_AT_LEAST_SECONDS = 5.0
 """A line is sent after this time although nothing happened, so that a reader knows that it is still connected."""
 LONGEST_WAIT_SECONDS = 30.0
 
-_STATUS = {ConfigError: 422, QueryError: 400, StoreError: 503, TransitionError: 409}
+_STATUS: Mapping[type[ProxywatchError], tuple[int, str]] = {
+    ConfigError: (422, "the last good configuration stays in force; correct the file and reload again"),
+    QueryError: (400, "see `proxywatch query up` for a first expression"),
+    StoreError: (503, "nothing is done until the state can be read and written again"),
+    TransitionError: (409, "look at it again: it has changed meanwhile"),
+}
+"""Status, and what to do where the error itself does not say it."""
 
 
 def create_app(parts: Parts) -> Starlette:
@@ -167,21 +175,11 @@ async def _events(request: Request) -> Response:
 
 async def _lines(parts: Parts, closing: asyncio.Event) -> AsyncIterator[str]:
     """The status as one line, at once and then whenever something was measured or happened."""
-    end = asyncio.create_task(closing.wait())
-    try:
-        while not closing.is_set():
+    pace = frames(parts.bell, closing, shortest=STREAM_AT_MOST_SECONDS, longest=STREAM_AT_LEAST_SECONDS)
+    async with contextlib.aclosing(pace):
+        async for _ in pace:
             shape = overview.status(parts, await overview.masters(parts))
             yield json.dumps(shape, separators=(",", ":")) + "\n"
-            rung = asyncio.create_task(_next_line(parts))
-            await asyncio.wait({rung, end}, return_when=asyncio.FIRST_COMPLETED)
-            rung.cancel()
-    finally:
-        end.cancel()
-
-
-async def _next_line(parts: Parts) -> None:
-    await asyncio.sleep(STREAM_AT_MOST_SECONDS)
-    await parts.bell.wait(STREAM_AT_LEAST_SECONDS - STREAM_AT_MOST_SECONDS)
 
 
 def _parts(request: Request) -> Parts:
@@ -224,13 +222,16 @@ def _seconds(text: str, name: str) -> float:
 
 async def _http_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail, "hint": "see docs for the routes"}, status_code=error.status_code)
+    return JSONResponse(
+        {"error": error.detail, "hint": "the routes are in watchdog/api/app.py"}, status_code=error.status_code
+    )
 
 
 async def _own_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ProxywatchError)
-    status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
-    return JSONResponse({"error": str(error), "hint": error.hint}, status_code=status)
+    known = (answer for kind, answer in _STATUS.items() if isinstance(error, kind))
+    status, hint = next(known, (500, "see the daemon's log"))
+    return JSONResponse({"error": str(error), "hint": error.hint or hint}, status_code=status)
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from watchdog.api import overview, views
+from watchdog.api.frames import frames
 from watchdog.api.parts import Parts
 from watchdog.api.shapes import moment
 from watchdog.cli import alerts, status, text
@@ -51,10 +52,11 @@ async def live(parts: Parts, stop: asyncio.Event) -> None:
 
     console = Console()
     screen = Live(console=console, screen=True, auto_refresh=False, transient=True)
-    with contextlib.suppress(OSError), _log_on_screen() as log, screen:
-        while not stop.is_set():
-            screen.update(_drawn(await _lines(parts, log.lines, *console.size)), refresh=True)
-            await _next_frame(parts, stop)
+    pace = frames(parts.bell, stop, shortest=AT_MOST_SECONDS, longest=AT_LEAST_SECONDS)
+    async with contextlib.aclosing(pace):
+        with contextlib.suppress(OSError), _log_on_screen() as log, screen:
+            async for _ in pace:
+                screen.update(_drawn(await _lines(parts, log.lines, *console.size)), refresh=True)
 
 
 async def _lines(parts: Parts, log: Sequence[str], width: int, height: int) -> list[str]:
@@ -72,22 +74,6 @@ def _drawn(lines: Sequence[str]) -> Any:
     from rich.text import Text
 
     return Text("\n", no_wrap=True, overflow="crop").join(Text.from_ansi(line) for line in lines)
-
-
-async def _next_frame(parts: Parts, stop: asyncio.Event) -> None:
-    """Waits for news, a second at the most and a quarter at the least, or until `stop`."""
-    ended = asyncio.create_task(stop.wait())
-    news = asyncio.create_task(_news(parts))
-    try:
-        await asyncio.wait({ended, news}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        ended.cancel()
-        news.cancel()
-
-
-async def _news(parts: Parts) -> None:
-    await asyncio.sleep(AT_MOST_SECONDS)
-    await parts.bell.wait(AT_LEAST_SECONDS - AT_MOST_SECONDS)
 
 
 @contextlib.contextmanager
