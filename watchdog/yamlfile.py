@@ -220,6 +220,8 @@ def _sentence(problem: ErrorDetails, location: Location, names: Iterable[str]) -
             return str(context.get("error", problem["msg"]))
         case _:
             subject, _, wanted = problem["msg"].partition(" should ")
+            if wanted and not wanted.startswith("be "):
+                wanted = f"to {wanted}"
             wanted = wanted.removeprefix("be ").removeprefix("a valid ") or subject
             shown = repr(problem["input"])
             return f"expected {wanted}, not {shown if len(shown) <= 60 else shown[:57] + '...'}"
