@@ -42,6 +42,7 @@ def find(given: str | None) -> Path:
         Path("config/llm-proxy.yaml"),
         Path("/etc/llm-proxy/llm-proxy.yaml"),
         Path(sys.prefix) / "share/proxywatch/config/llm-proxy.yaml",
+        Path(__file__).resolve().parent.parent / "config/llm-proxy.yaml",
     ]
     for place in places:
         if place.is_file():

@@ -45,9 +45,10 @@ async def test_mail_server_down_when_the_page_is_due(world: World) -> None:
     await world.demo(world.primary, mode="500")
     async with world.load(5):
         incident = await world.incident("provider:primary", "escalated", 60)
-    assert await outbox(world) == 1
+    waiting = await outbox(world)
+    assert waiting >= 1
     await asyncio.sleep(DOWN_SECONDS)
-    assert await outbox(world) == 1, "nothing is lost while the server is down"
+    assert await outbox(world) >= waiting, "nothing is lost while the server is down"
     mailbox = Mailbox()
     controller = Controller(mailbox, hostname="127.0.0.1", port=port)
     controller.start()
@@ -57,10 +58,11 @@ async def test_mail_server_down_when_the_page_is_due(world: World) -> None:
         async def empty() -> bool:
             return await outbox(world) == 0
 
-        await eventually("the outbox is empty", empty, 20)
-        subjects = [mail["subject"] for mail in mailbox.mails]
-        assert len(subjects) == 1, subjects
-        assert incident["title"] in str(subjects[0]) or "primary" in str(subjects[0])
+        await eventually("the outbox is empty", empty, 60)
+        about = [m["subject"] for m in mailbox.mails if m["X-Proxywatch-Incident"] == str(incident["id"])]
+        print(f"\n{[m['subject'] for m in mailbox.mails]}")
+        assert len(about) == 1, about
+        assert "primary" in str(about[0])
     finally:
         controller.stop()
 
