@@ -36,7 +36,7 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
-    options = parser().parse_args(argv)
+    options = parser().parse_args(argv, argparse.Namespace(config=None, socket=None, json=False))
     try:
         code: int = options.do(options)
         sys.stdout.flush()
@@ -75,7 +75,6 @@ def parser() -> argparse.ArgumentParser:
         description="Keeps services on this host healthy: probes, notices, repairs, verifies, and tells why.",
         parents=[common],
     )
-    top.set_defaults(config=None, socket=None, json=False)
     top.add_argument("--version", action="version", version=f"proxywatch {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for noun in NOUNS:

@@ -34,8 +34,10 @@ def lines(shape: Shape) -> Iterator[str]:
     word = text.paint(verdict["state"].upper(), text.state_colour(verdict["state"]))
     yield f"{word}  {verdict['text']}"
     up = text.span(shape["uptime_seconds"])
-    yield f"proxywatch {shape['version']} on {shape['host']}, pid {shape['pid']}, up {up}, {shape['config']['file']}"
-    yield from pause_lines(shape["pauses"], shape["now"])
+    me = f"proxywatch {shape['version']} on {shape['host']}, pid {shape['pid']}, up {up}, {shape['config']['file']}"
+    yield text.shortened(me, text.width())
+    for line in pause_lines(shape["pauses"], shape["now"]):
+        yield text.shortened(line, text.width())
     if shape["config"]["reload_error"]:
         yield f"last reload refused: {shape['config']['reload_error']}"
     if shape["services"]:
