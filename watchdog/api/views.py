@@ -19,9 +19,6 @@ from watchdog.store.runs import Effect, Run
 
 Shape = dict[str, Any]
 
-MANY = 1_000_000
-"""More incidents than the store keeps."""
-
 
 def probes(parts: Parts) -> Shape:
     """`{"now", "probes": [{name, kind, service, interval_seconds, timeout_seconds, state, last}]}` by name.
