@@ -28,7 +28,7 @@ from proxy.shared import Shared, StoreBrokenError, StoreBusyError
 from proxy.streaming import stream_of
 from proxy.upstream import Upstream
 
-log = logging.getLogger("llm_proxy.gateway")
+log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 1.0
 _MAP_HEADROOM_BYTES = 32 * 1024 * 1024

@@ -23,7 +23,7 @@ import lmdb
 from proxy.clock import Clock
 from proxy.errors import ProxyError
 
-log = logging.getLogger("llm_proxy.shared")
+log = logging.getLogger(__name__)
 
 _PAGE_BYTES = 4096
 _MAGIC = (0xBEEFC0DE).to_bytes(4, "little")

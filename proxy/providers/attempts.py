@@ -23,7 +23,7 @@ from proxy.settings import Timeouts
 from proxy.streaming import FAULT_OF_ENDING, Ending, OpenStream, Relay, open_stream, stream_of
 from proxy.upstream import Answer, Upstream, UpstreamError
 
-log = logging.getLogger("llm_proxy.providers")
+log = logging.getLogger(__name__)
 
 TRIAL_SECONDS = 3.0
 """A trial of an open circuit has at most this long until its first content."""

@@ -19,7 +19,7 @@ from proxy.routing.breaker import Circuit, Claim, Event, Failed, Force, Policy, 
 from proxy.routing.outcome import Fault
 from proxy.shared import Shared, StoreBrokenError, StoreBusyError
 
-log = logging.getLogger("llm_proxy.providers")
+log = logging.getLogger(__name__)
 
 BUCKET_SECONDS = 5
 HEALTH_WINDOW_SECONDS = 60.0
