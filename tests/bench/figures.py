@@ -113,5 +113,7 @@ _METHOD = """\
 `make bench` writes this page and `results.json`. Everything is measured in one run on one machine, ours and the peer
 with the same partner, so the ratios carry over to other machines and the absolute figures do not. CPU is what the
 kernel charged to the server's processes alone, user and system, by each process's CPU clock; load generator and
-upstream are not counted. Both proxies write one access log line per request, as they do when installed; a row says
-so where the peer does not. Times to repair are medians, with the range behind them."""
+upstream are not counted. Both proxies write one access log line per request, as they do when installed; streams are
+not buffered. Monit runs at a 1 s cycle and restarts all of llm-proxy by a start script; kills come at random points
+of its cycle. Times to repair are medians, with the range behind them; asking goes on every millisecond over fresh
+connections. Nothing here is asserted: a missed aim is written down as missed."""

@@ -7,7 +7,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -15,6 +15,7 @@ from statistics import median
 from tests.bench.figures import Aim, BenchError, Figure
 from tests.bench.lab import BIN, Lab, Proxy, lab, only, until
 from tests.bench.machine import children, peer
+from watchdog.system.process import identify
 
 _AIM = Aim(1 / 20, "ratio")
 _PATIENCE_SECONDS = 30.0
@@ -37,11 +38,19 @@ check process llm-proxy with pidfile {root}/llm-proxy.pid
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """One kill. Seconds until an answer was good, and until everything was as before."""
+    """One kill of a worker. Seconds until an answer was good, and until as many workers served as before."""
 
     answered: float
     whole: float
     failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """One kill of everything. Seconds until the new master began (to a hundredth), and until an answer was good."""
+
+    begun: float
+    answered: float
 
 
 def ask(port: int) -> bool:
@@ -71,23 +80,26 @@ def first_good_answer(port: int, began: float) -> tuple[float, int]:
 def measure(quick: bool) -> Iterator[Figure]:
     """All rows of this part."""
     rounds = 2 if quick else 7
-    monit = [] if peer("monit") is None else _under_monit(rounds)
+    monit = None if peer("monit") is None else _under_monit(rounds)
+    theirs = None if monit is None else [restart.answered for restart in monit]
     one_of_two = [_kill_worker(workers=2) for _ in range(rounds)]
+    yield _figure("one of two workers killed, first good answer", [r.answered for r in one_of_two], theirs, _AIM)
+    yield _figure("one of two workers killed, both serve again", [r.whole for r in one_of_two], theirs)
     only_one = [_kill_worker(workers=1) for _ in range(rounds)]
-    yield _figure("one of two workers killed, first good answer", [r.answered for r in one_of_two], monit, _AIM)
-    yield _figure("one of two workers killed, both serve again", [r.whole for r in one_of_two], monit)
-    yield _figure("the only worker killed, first good answer", [r.answered for r in only_one], monit)
-    all_killed = [_kill_all_under_proxywatch() for _ in range(rounds)]
-    yield _figure("all of llm-proxy killed, first good answer", all_killed, monit, _AIM)
     lost = sum(repair.failed for repair in only_one)
-    yield Figure("Recovery", f"requests refused or cut in {rounds} kills of the only worker", lost, "")
+    what = f"the only worker killed, first good answer; {lost} attempts failed meanwhile"
+    yield _figure(what, [r.answered for r in only_one], theirs)
+    whole = [_under_proxywatch() for _ in range(rounds)]
+    begun = None if monit is None else [restart.begun for restart in monit]
+    yield _figure("all of llm-proxy killed, a new one is started", [restart.begun for restart in whole], begun)
+    yield _figure("all of llm-proxy killed, first good answer", [restart.answered for restart in whole], theirs, _AIM)
 
 
-def _figure(what: str, seconds: Iterable[float], monit: list[float], aim: Aim | None = None) -> Figure:
+def _figure(what: str, seconds: list[float], monit: list[float] | None, aim: Aim | None = None) -> Figure:
     ours = [each * 1000 for each in seconds]
-    note = _range(ours) + (f", Monit {_range([each * 1000 for each in monit])}" if monit else "")
-    peers = "Monit, 1 s cycle, restarting all of it"
-    return Figure("Recovery", what, median(ours), "ms", peers, median(monit) * 1000 if monit else None, aim, note)
+    theirs = None if monit is None else [each * 1000 for each in monit]
+    note = _range(ours) if theirs is None else f"{_range(ours)}, Monit {_range(theirs)}"
+    return Figure("Recovery", what, median(ours), "ms", "Monit", None if theirs is None else median(theirs), aim, note)
 
 
 def _range(milliseconds: list[float]) -> str:
@@ -113,30 +125,42 @@ def _kill_worker(workers: int) -> Repair:
         return Repair(answered, time.perf_counter() - began, failed)
 
 
-def kill_all(master: int) -> float:
-    """Kills master and workers at once; when (perf_counter)."""
+def _kill_all(master: int, port: int, newest: Callable[[], int]) -> Restart:
+    """Kills master and workers at once, and asks until it is well; `newest` says who the master is then."""
     everybody = [master, *children(master)]
-    began = time.perf_counter()
+    began, booted = time.perf_counter(), time.clock_gettime(time.CLOCK_BOOTTIME)
     for pid in everybody:
         os.kill(pid, signal.SIGKILL)
-    return began
+    answered, _ = first_good_answer(port, began)
+    fresh = identify(newest())
+    if fresh is None or fresh.pid == master:
+        raise BenchError("it answers, but its master is not a new one")
+    return Restart(max(0.0, fresh.start_ticks / os.sysconf("SC_CLK_TCK") - booted), answered)
 
 
-def _kill_all_under_proxywatch() -> float:
+def _under_proxywatch() -> Restart:
+    """A fresh watchdog each time, for its guards hold back a playbook that has just run."""
     with lab() as place:
         file, port = place.configure_proxy("llm-proxy", only(place.upstream()), workers=2)
         place.watchdog(file, port)
         proxy = Proxy(file, port, place.root / "llm-proxy/run/master.sock", 0)
-        master = int(proxy.ask("GET", "/status")["pid"])
-        return first_good_answer(port, kill_all(master))[0]
+
+        def master() -> int:
+            return int(proxy.ask("GET", "/status")["pid"])
+
+        until("all workers serve", lambda: len(proxy.workers()) == 2, _PATIENCE_SECONDS)
+        return _kill_all(master(), port, master)
 
 
-def _under_monit(rounds: int) -> list[float]:
+def _under_monit(rounds: int) -> list[Restart]:
     program = peer("monit")
     assert program is not None
     with lab() as place:
         file, port = place.configure_proxy("llm-proxy", only(place.upstream()), workers=2)
-        pid_file = place.root / "llm-proxy.pid"
+
+        def master() -> int:
+            return int((place.root / "llm-proxy.pid").read_text())
+
         _write_monit_files(place, file)
         place.start("monit", [program, "-I", "-c", place.root / "monitrc"])
         until("Monit starts the proxy", lambda: ask(port), _PATIENCE_SECONDS)
@@ -144,7 +168,7 @@ def _under_monit(rounds: int) -> list[float]:
         for _ in range(rounds):
             # Kills come at any point of Monit's cycle, and not before it has seen the service well again.
             time.sleep(random.uniform(2.5, 3.5))
-            repairs.append(first_good_answer(port, kill_all(int(pid_file.read_text())))[0])
+            repairs.append(_kill_all(master(), port, master))
         return repairs
 
 
