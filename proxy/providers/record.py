@@ -222,8 +222,15 @@ class ProviderRecord:
             if circuit is not before:
                 self._put_circuit(txn, name, circuit)
         if circuit.state is not before.state:
-            log.warning(
-                "provider %s: circuit %s, was %s (%s)", name, circuit.state, before.state, circuit.fault or "well"
+            # A trial that failed again is no news; that traffic has moved, or is back, is.
+            failed_again = before.state is State.HALF_OPEN and circuit.state is State.OPEN
+            log.log(
+                logging.INFO if failed_again else logging.WARNING,
+                "provider %s: circuit %s, was %s (%s)",
+                name,
+                circuit.state,
+                before.state,
+                circuit.fault or "well",
             )
         return True
 
