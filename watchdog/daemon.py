@@ -156,7 +156,9 @@ class Daemon:
             self._spawn(self._persistently(self.dispatcher.run), "dispatcher")
             self._spawn(self._persistently(self.sender.run), "sender")
             self.schedule.every(SELF, Pace(SELF_SECONDS), self._measure_self)
-            await self.rounds.first_round()
+            if await self.rounds.first_round():
+                self.engine.measured()
+                self.pipeline.tick()
             await self.runner.resume()
             self.parts.ready = True
             self.bell.ring()

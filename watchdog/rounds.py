@@ -60,8 +60,8 @@ class Rounds:
             if name not in self._entries:
                 self._add(name, settings, config)
 
-    async def first_round(self) -> None:
-        """Until every probe has measured once, or as long as the slowest may take."""
+    async def first_round(self) -> bool:
+        """Until every probe has measured once: True; or the time for that is over: False."""
         waits = [event.wait() for event in self._measured.values()]
         try:
             async with asyncio.timeout(FIRST_ROUND_SECONDS):
@@ -69,6 +69,8 @@ class Rounds:
         except TimeoutError:
             slow = [name for name, event in self._measured.items() if not event.is_set()]
             log.warning("ready without a first measurement of: %s", ", ".join(slow))
+            return False
+        return True
 
     async def run_now(self, name: str) -> None:
         """One measurement at once. KeyError for an unknown name."""

@@ -158,6 +158,11 @@ class RuleEngine:
                 home.restored = True
         return strangers
 
+    def measured(self) -> None:
+        """Every probe has measured: restored alerts are judged from now on, whatever is missing is truly absent."""
+        for rule in self._rules:
+            rule.restored = False
+
     def replace(self, groups: Sequence[RuleGroup], now: float | None = None) -> list[AlertEvent]:
         """Takes over new rules. Unchanged rules keep their alerts; those of rules that are gone end now.
 
@@ -203,8 +208,20 @@ class RuleEngine:
             return False
         if one.held_until is None:
             one.held_until = now + RESTORE_GRACE_SECONDS
-        one.restored = now < one.held_until and any(name not in self._store for name in one.rule.query.names)
+        one.restored = now < one.held_until and any(name not in self._store for name in self._inputs(one))
         return one.restored
+
+    def _inputs(self, one: _Rule) -> set[str]:
+        """The measured names behind a rule. What recording rules give may rightly be empty: their inputs count."""
+        recorded = {
+            rule.rule.record: rule.rule.query.names for rule in self._rules if isinstance(rule.rule, RecordingRule)
+        }
+        names, todo = set[str](), set(one.rule.query.names)
+        while todo:
+            name = todo.pop()
+            names.add(name)
+            todo |= recorded.get(name, frozenset()) - names
+        return names - recorded.keys()
 
     def _record(self, one: _Rule, rule: RecordingRule, vector: _Vector, now: float) -> None:
         samples = [Sample(rule.record, value, labels_of({**labels, **dict(rule.labels)})) for labels, value in vector]
