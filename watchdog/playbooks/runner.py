@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from watchdog.actions import Action, ActionContext, ActionSettings, actions
+from watchdog.actions import ActionContext
 from watchdog.clock import Clock
 from watchdog.core.incidents import TRANSITIONS, Incident, IncidentEvent
 from watchdog.core.ladder import Attempt, Exhausted, Finished, RungLimit, RungOutcome, Try, next_move
@@ -20,14 +20,15 @@ from watchdog.core.model import IncidentState, Outcome
 from watchdog.core.policy import Decision, Wish
 from watchdog.core.routing import NoticeKind
 from watchdog.core.targets import parse_target
-from watchdog.errors import ActionError, ProxywatchError, StoreError
+from watchdog.errors import ActionError, StoreError
 from watchdog.playbooks.bell import Bell
 from watchdog.playbooks.desk import Desk
+from watchdog.playbooks.effects import Effects, build, kind_of
 from watchdog.playbooks.evidence import Evidence
 from watchdog.playbooks.guards import Guards
 from watchdog.playbooks.schema import Playbook, Rung, fill
 from watchdog.playbooks.verification import Verifier
-from watchdog.store.runs import Effect, Run, Runs
+from watchdog.store.runs import Run, Runs
 from watchdog.units import format_duration
 
 log = logging.getLogger("proxywatch.playbook")
@@ -58,6 +59,7 @@ class Runner:
         self._verifier = verifier
         self._evidence = evidence
         self._context = context
+        self._effects = Effects(desk, runs, context, clock)
         self._clock = clock
         self._bell = bell
         self.playbooks: Mapping[str, Playbook] = {}
@@ -156,7 +158,7 @@ class Runner:
         """After a start: looks at the world for every effect that was left open, then lets each run go on."""
         left = self._runs.unended()
         for run in left:
-            await self._reconcile_all(run)
+            await self._effects.reconcile(run)
         for run in left:
             self._go_on(run)
 
@@ -175,7 +177,7 @@ class Runner:
 
     def _begun(self, run: Run, playbook: Playbook) -> bool:
         move = next_move([RungLimit(rung.rung, rung.attempts) for rung in playbook.ladder], run.attempts)
-        return isinstance(move, Try) and bool(self._done(run, playbook.ladder[move.index], move.attempt))
+        return isinstance(move, Try) and bool(self._effects.done(run, playbook.ladder[move.index], move.attempt))
 
     def _cancel(self, run: Run, why: str) -> None:
         with self._desk.transaction():
@@ -223,7 +225,7 @@ class Runner:
         while True:
             await asyncio.sleep(RECONSIDER_SECONDS)
             try:
-                await self._reconcile_all(run)
+                await self._effects.reconcile(run)
                 return self._runs.get(run.id) or run
             except StoreError:
                 continue
@@ -239,7 +241,7 @@ class Runner:
         self._bell.ring()
 
     async def _drive(self, run: Run, playbook: Playbook) -> None:
-        await self._reconcile_all(run)
+        await self._effects.reconcile(run)
         await self._evidence.collect(run, playbook)
         limits = [RungLimit(rung.rung, rung.attempts) for rung in playbook.ladder]
         while True:
@@ -262,13 +264,8 @@ class Runner:
                 if outcome is RungOutcome.FAILED:
                     self._move(run, IncidentEvent.RUNG_FAILED)
 
-    def _done(self, run: Run, rung: Rung, attempt: int) -> dict[int, Effect]:
-        """By step: what this attempt has tried and what was not proven undone."""
-        mine = [e for e in self._runs.effects_of(run.id) if (e.rung, e.attempt) == (rung.rung, attempt)]
-        return {e.step: e for e in mine if e.outcome is not Outcome.NOT_DONE}
-
     async def _attempt(self, run: Run, playbook: Playbook, rung: Rung, attempt: int) -> tuple[RungOutcome, str]:
-        done = self._done(run, rung, attempt)
+        done = self._effects.done(run, rung, attempt)
         if not done and rung.when and not self._verifier.holds(fill(rung.when, run.labels)):
             return RungOutcome.SKIPPED, "there is nothing for it to do"
         failed = any(effect.outcome is Outcome.FAILED for effect in done.values())
@@ -281,11 +278,11 @@ class Runner:
         for index, step in enumerate(rung.steps):
             effect = done.get(index)
             outcome, note = (
-                (effect.outcome, effect.note) if effect else await self._perform(run, rung, attempt, index, step)
+                (effect.outcome, effect.note) if effect else await self._effects.perform(run, rung, attempt, index)
             )
             if outcome is Outcome.FAILED:
                 stop = step.on_failure == "stop"
-                return (RungOutcome.STOPPED if stop else RungOutcome.FAILED), f"{_kind(step)}: {note}"
+                return (RungOutcome.STOPPED if stop else RungOutcome.FAILED), f"{kind_of(step)}: {note}"
         self._move(run, IncidentEvent.ACTED)
         verified, seen = await self._verifier.verify(run, playbook, rung)
         return (RungOutcome.VERIFIED if verified else RungOutcome.FAILED), seen
@@ -332,7 +329,7 @@ class Runner:
         """What the rung would like to do, as the guards see it."""
         target = parse_target(run.target)
         context = self._context(run.target, run.labels)
-        disruptive = any(_build(step, context).disruptive for step in rung.steps)
+        disruptive = any(build(step, context).disruptive for step in rung.steps)
         return Wish(
             playbook=playbook.name,
             target=target,
@@ -342,62 +339,6 @@ class Runner:
             by_person=run.trigger != "alert",
             run_id=run.id,
         )
-
-    async def _perform(
-        self, run: Run, rung: Rung, attempt: int, index: int, step: ActionSettings
-    ) -> tuple[Outcome, str]:
-        action = _build(step, self._context(run.target, run.labels))
-        try:
-            survey = await action.survey()
-        except ProxywatchError as error:
-            self._desk.tell(run.incident_id, "failed", f"{_kind(step)}: cannot survey: {error}")
-            return Outcome.FAILED, str(error)
-        with self._desk.transaction():
-            effect = self._runs.intend(
-                run,
-                rung=rung.rung,
-                attempt=attempt,
-                step=index,
-                action=_kind(step),
-                arguments=step.model_dump(mode="json"),
-                survey=survey,
-                disruptive=action.disruptive,
-                now=self._clock.now(),
-            )
-            if run.incident_id is not None:
-                self._desk.acted(run.incident_id)
-            self._desk.tell(run.incident_id, "intent", action.describe(), {"key": effect.key, "survey": dict(survey)})
-        try:
-            async with asyncio.timeout(step.timeout):
-                note = await action.perform(survey)
-            outcome = Outcome.DONE
-        except TimeoutError:
-            outcome, note = Outcome.FAILED, f"not done after {format_duration(step.timeout)}"
-        except ProxywatchError as error:
-            outcome, note = Outcome.FAILED, str(error)
-        with self._desk.transaction():
-            self._runs.conclude(effect, outcome, note, self._clock.now())
-            self._desk.tell(run.incident_id, str(outcome), note, {"key": effect.key})
-        return outcome, note
-
-    async def _reconcile_all(self, run: Run) -> None:
-        for effect in self._runs.effects_of(run.id):
-            if effect.outcome is None:
-                await self._reconcile(run, effect)
-
-    async def _reconcile(self, run: Run, effect: Effect) -> None:
-        """Looks at the world for an effect whose end nobody wrote down."""
-        try:
-            settings = actions.kinds[effect.action].model_construct(**effect.arguments)
-            action: Action = actions.implementation(effect.action)(settings, self._context(run.target, run.labels))
-            async with asyncio.timeout(15):
-                sighting = await action.observe(effect.survey)
-            outcome, note = sighting.outcome, sighting.note
-        except (ProxywatchError, TimeoutError, KeyError, ValueError) as error:
-            outcome, note = Outcome.UNKNOWN, f"cannot tell: {error}"
-        with self._desk.transaction():
-            self._runs.conclude(effect, outcome, f"reconciled: {note}", self._clock.now())
-            self._desk.tell(run.incident_id, "reconciled", f"{effect.action}: {outcome}: {note}", {"key": effect.key})
 
     def _succeed(self, run: Run, playbook: Playbook, rung: str) -> None:
         """The run's end and what follows for the incident are one transaction: nobody would come back for the rest."""
@@ -431,11 +372,3 @@ class Runner:
         incident = self._desk.get(run.incident_id) if run.incident_id is not None else None
         if incident is not None and (incident.state, event) in TRANSITIONS:
             self._desk.move(incident.id, event, reason)
-
-
-def _build(step: ActionSettings, context: ActionContext) -> Action:
-    return actions.implementation(_kind(step))(step, context)
-
-
-def _kind(step: ActionSettings) -> str:
-    return str(step.model_dump(include={"kind"})["kind"])

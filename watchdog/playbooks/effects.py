@@ -1,0 +1,105 @@
+"""One effect: its intent is written before it is tried and its result after; what a crash left open is looked up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from watchdog.actions import Action, ActionContext, ActionSettings, actions
+from watchdog.clock import Clock
+from watchdog.core.model import Outcome
+from watchdog.errors import ProxywatchError
+from watchdog.playbooks.desk import Desk
+from watchdog.playbooks.schema import Rung
+from watchdog.store.runs import Effect, Run, Runs
+from watchdog.units import format_duration
+
+LOOK_SECONDS = 15.0
+"""How long a look at the world may take before it has told nothing."""
+
+
+class Effects:
+    """Performs the steps of rungs, each once, and knows what has become of them."""
+
+    def __init__(
+        self, desk: Desk, runs: Runs, context: Callable[[str, Mapping[str, str]], ActionContext], clock: Clock
+    ) -> None:
+        self._desk = desk
+        self._runs = runs
+        self._context = context
+        self._clock = clock
+
+    def done(self, run: Run, rung: Rung, attempt: int) -> dict[int, Effect]:
+        """By step: what this attempt has tried and what was not proven undone."""
+        mine = [e for e in self._runs.effects_of(run.id) if (e.rung, e.attempt) == (rung.rung, attempt)]
+        return {e.step: e for e in mine if e.outcome is not Outcome.NOT_DONE}
+
+    async def perform(self, run: Run, rung: Rung, attempt: int, index: int) -> tuple[Outcome, str]:
+        """The step at `index`, once: done or failed, with what was seen. Raises StoreError, before the effect if its
+        intent cannot be written."""
+        step = rung.steps[index]
+        action = build(step, self._context(run.target, run.labels))
+        try:
+            survey = await action.survey()
+        except ProxywatchError as error:
+            self._desk.tell(run.incident_id, "failed", f"{kind_of(step)}: cannot survey: {error}")
+            return Outcome.FAILED, str(error)
+        with self._desk.transaction():
+            effect = self._runs.intend(
+                run,
+                rung=rung.rung,
+                attempt=attempt,
+                step=index,
+                action=kind_of(step),
+                arguments=step.model_dump(mode="json"),
+                survey=survey,
+                disruptive=action.disruptive,
+                now=self._clock.now(),
+            )
+            if run.incident_id is not None:
+                self._desk.acted(run.incident_id)
+            self._desk.tell(run.incident_id, "intent", action.describe(), {"key": effect.key, "survey": dict(survey)})
+        try:
+            async with asyncio.timeout(step.timeout):
+                note = await action.perform(survey)
+            outcome = Outcome.DONE
+        except TimeoutError:
+            outcome, note = Outcome.FAILED, f"not done after {format_duration(step.timeout)}"
+        except ProxywatchError as error:
+            outcome, note = Outcome.FAILED, str(error)
+        with self._desk.transaction():
+            self._runs.conclude(effect, outcome, note, self._clock.now())
+            self._desk.tell(run.incident_id, str(outcome), note, {"key": effect.key})
+        return outcome, note
+
+    async def reconcile(self, run: Run) -> None:
+        """Looks at the world for every effect of a run whose end nobody wrote down, and writes what is there."""
+        for effect in self._runs.effects_of(run.id):
+            if effect.outcome is None:
+                outcome, note = await self._look(run, effect)
+                with self._desk.transaction():
+                    self._runs.conclude(effect, outcome, f"reconciled: {note}", self._clock.now())
+                    text = f"{effect.action}: {outcome}: {note}"
+                    self._desk.tell(run.incident_id, "reconciled", text, {"key": effect.key})
+
+    async def _look(self, run: Run, effect: Effect) -> tuple[Outcome, str]:
+        try:
+            settings = actions.kinds[effect.action].model_construct(**effect.arguments)
+            action: Action = actions.implementation(effect.action)(settings, self._context(run.target, run.labels))
+            async with asyncio.timeout(LOOK_SECONDS):
+                sighting = await action.observe(effect.survey)
+        except TimeoutError:
+            return Outcome.UNKNOWN, f"cannot tell: no answer within {format_duration(LOOK_SECONDS)}"
+        except (ProxywatchError, KeyError, ValueError) as error:
+            return Outcome.UNKNOWN, f"cannot tell: {error}"
+        return sighting.outcome, sighting.note
+
+
+def build(step: ActionSettings, context: ActionContext) -> Action:
+    """The action that a step of a playbook is."""
+    return actions.implementation(kind_of(step))(step, context)
+
+
+def kind_of(step: ActionSettings) -> str:
+    """The step's kind."""
+    return str(step.model_dump(include={"kind"})["kind"])
