@@ -1,7 +1,7 @@
-"""An agent that is killed: `python healing_harness.py DIRECTORY` reads lines `SCENARIO FOLDER MODE N` and answers each.
+"""An agent that is killed: `python healing_harness.py` reads lines `SCENARIO DIRECTORY MODE N` and answers each.
 
-Each line forks a process that lives one agent's life over DIRECTORY/FOLDER until nothing is left to do, or until it is
-killed by its own hand: MODE `before` or `after` its N-th commit (0: never). The answer is the exit status.
+Each line forks a process that lives one agent's life over DIRECTORY until nothing is left to do, or until it is killed
+by its own hand: MODE `before` or `after` its N-th commit (0: never). The answer is the exit status.
 """
 
 from __future__ import annotations
@@ -129,18 +129,19 @@ def over(world: World) -> bool:
     return bool(known) and all(i.state in resting and world.runner.run_of(i.id) is None for i in known)
 
 
-def answer(line: str, root: Path) -> int:
+def answer(line: str) -> int:
     """One life in a process of its own; its exit status, negative for a signal."""
-    scenario, folder, mode, at = line.split()
+    scenario, name, mode, at = line.split()
+    directory = Path(name)
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            (root / folder).mkdir(exist_ok=True)
-            log = os.open(root / folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            directory.mkdir(exist_ok=True)
+            log = os.open(directory / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
-            asyncio.run(live(scenario, root / folder, mode, int(at)))
+            asyncio.run(live(scenario, directory, mode, int(at)))
             status = 0
         except BaseException:  # noqa: BLE001 - whatever ended it belongs in its log
             sys.excepthook(*sys.exc_info())
@@ -152,4 +153,4 @@ def answer(line: str, root: Path) -> int:
 
 if __name__ == "__main__":
     for request in sys.stdin:
-        print(answer(request, Path(sys.argv[1])), flush=True)
+        print(answer(request), flush=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 
 import pytest
 from healing_world import World
@@ -16,41 +18,45 @@ from watchdog.core.model import IncidentState
 
 HARNESS = Path(__file__).with_name("healing_harness.py")
 KILLED = -signal.SIGKILL
+Harness = subprocess.Popen[str]
 Live = Callable[[str, str, str, int], Awaitable[int]]
 
 
-@pytest.fixture
-async def live(tmp_path: Path) -> AsyncIterator[Live]:
-    """Lives one agent's life: scenario, folder, mode, commit; three at a time."""
+@pytest.fixture(scope="module")
+def harnesses() -> Iterator[Queue[Harness]]:
+    """Three of them, so that three lives go on at a time; importing everything once is dear enough."""
+    free: Queue[Harness] = Queue()
     processes = [
-        await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(HARNESS),
-            str(tmp_path),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
+        subprocess.Popen([sys.executable, str(HARNESS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    free: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
     for process in processes:
-        free.put_nowait(process)
+        free.put(process)
+    yield free
+    for process in processes:
+        with process:
+            assert process.stdin is not None
+            process.stdin.close()
 
-    async def run(scenario: str, folder: str, mode: str = "after", at: int = 0) -> int:
-        process = await free.get()
+
+@pytest.fixture
+def live(tmp_path: Path, harnesses: Queue[Harness]) -> Live:
+    """Lives one agent's life: scenario, folder, mode, commit; its exit status."""
+
+    def ask(line: str) -> int:
+        process = harnesses.get()
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(f"{scenario} {folder} {mode} {at}\n".encode())
-        status = int(await process.stdout.readline())
-        free.put_nowait(process)
+        process.stdin.write(line)
+        process.stdin.flush()
+        status = int(process.stdout.readline())
+        harnesses.put(process)
         return status
 
-    yield run
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.stdin.wait_closed()
-        await process.wait()
+    async def run(scenario: str, folder: str, mode: str = "after", at: int = 0) -> int:
+        return await asyncio.to_thread(ask, f"{scenario} {tmp_path / folder} {mode} {at}\n")
+
+    return run
 
 
 @dataclass(frozen=True)

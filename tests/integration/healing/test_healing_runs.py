@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from healing_world import LIMITS, QUICK, World, alert, playbook, rung, step, until
+from healing_world import LIMITS, QUICK, World, alert, check, playbook, rung, step, until
 
 from watchdog.core.ladder import RungOutcome
 from watchdog.core.model import IncidentState
@@ -425,23 +425,26 @@ async def test_memory_goes_back_with_the_store(tmp_path: Path, make_world: MakeW
     assert (await world.heal(incident)).state == "verified"
 
 
-async def test_a_run_outlives_a_store_that_fails_for_a_while(tmp_path: Path, make_world: MakeWorld) -> None:
+async def test_a_run_outlives_a_store_that_fails_for_a_while(
+    tmp_path: Path, make_world: MakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
     """When the store fails in the middle the run acts no more, and goes on when it is back: the effect that could not
     be recorded is recognised, not repeated."""
-    checked = step(tmp_path, "one", "well", check=["grep", "-qx", "one", str(tmp_path / "effects")])
-    world = make_world(playbook(rung("one", checked), rung("two", step(tmp_path, "two"))), database=Refusing)
+    (tmp_path / "slow.sh").write_text(SLOW)
+    slow = {"kind": "command", "argv": ["sh", str(tmp_path / "slow.sh"), "slow"], "check": check(tmp_path, "slow-ends")}
+    world = make_world(playbook(rung("one", slow), rung("two", step(tmp_path, "two"))), database=Refusing)
     assert isinstance(world.database, Refusing)
     incident = world.fire(alert())
     run = world.begin(incident)
-    await until(lambda: any(e.outcome is None for e in world.runs.effects_of(run.id)))
+    await until(lambda: world.effects == ["slow-begins"])
     world.database.refuses = True
-    await until(lambda: world.effects == ["one"])
-    await asyncio.sleep(0.1)
+    world.make("go")
+    await until(lambda: "stands still" in caplog.text)
     assert world.runner.run_of(incident.id) == run.id
     world.database.refuses = False
     world.clear()
     run = await world.ended(run)
-    assert (run.state, world.effects) == ("verified", ["one"])
+    assert (run.state, world.effects) == ("verified", ["slow-begins", "slow-ends"])
     assert [a.outcome for a in run.attempts] == [RungOutcome.VERIFIED]
     assert world.incident(incident).state is IncidentState.RESOLVED
 
