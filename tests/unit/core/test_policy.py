@@ -303,12 +303,6 @@ QUIET = Facts(started_at=0.0)
         (wish(), replace(QUIET, running={"worker:web/0": 1}), LIMITS, []),
         (wish(), replace(QUIET, running={"worker:web/1": 9, "cache:web": 8, "service:web2": 7}), LIMITS, []),
         (wish(), replace(QUIET, running={"service:web": 9}), LIMITS, [(Reason.PARENT_BUSY, None, False)]),
-        (
-            wish(),
-            replace(QUIET, running={"service:web": 9}),
-            LIMITS,
-            [(Reason.PARENT_BUSY, None, False)],
-        ),
         (wish("service:web"), replace(QUIET, running={"worker:web/0": 9}), LIMITS, [(Reason.BUSY, None, False)]),
         (wish("service:web"), replace(QUIET, running={"cache:web": 9}), LIMITS, [(Reason.BUSY, None, False)]),
         (wish("service:web"), replace(QUIET, running={"cache:web2": 9, "worker:web2/0": 8}), LIMITS, []),
@@ -335,6 +329,12 @@ QUIET = Facts(started_at=0.0)
             replace(QUIET, effects=(effect(NOW - 50),)),
             replace(LIMITS, budget=(Window(60, 0),)),
             "spent for ever",
+        ),
+        (
+            wish(),
+            replace(QUIET, effects=(effect(NOW - 50), effect(NOW - 40), effect(NOW - 30))),
+            LIMITS,
+            [(Reason.BUDGET, NOW + 20, True)],
         ),
         (
             wish(disruptive=False),
