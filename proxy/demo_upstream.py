@@ -80,7 +80,7 @@ def parse_behaviour(body: bytes) -> Behaviour:
     except orjson.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(wanted, dict):
-        raise ValueError("expected a JSON object")  # noqa: TRY004 - one error for every bad behaviour
+        raise ValueError("expected a JSON object")
     for key, value in wanted.items():
         if key not in _KEYS:
             raise ValueError(f"{key}: unknown key; allowed are {', '.join(_KEYS)}")

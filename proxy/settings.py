@@ -98,7 +98,9 @@ class Timeouts(Section):
 
     connect: Duration = 5.0
     first_byte: Duration = 15.0
-    """Until the upstream's first content; a silent upstream is timed out once, then failed over."""
+    """Until the first content of a stream; a silent upstream is timed out once, then failed over."""
+    answer: Duration = 60.0
+    """Until the whole of an answer that is not streamed: its first byte often comes only when it is complete."""
     idle: Duration = 30.0
     """Between two chunks of a stream."""
     total: Duration = 600.0

@@ -135,7 +135,7 @@ class Daemon:
             probe_now=self.rounds.run_now,
         )
         self._control = ControlServer(create_app(self.parts), files.loaded.control_socket)
-        self._notifier = sdnotify.SystemdNotifier()
+        self._systemd = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -162,7 +162,7 @@ class Daemon:
             await self.runner.resume()
             self.parts.ready = True
             self.bell.ring()
-            self._notifier.notify("READY=1")
+            self._notify("READY=1")
             log.info("ready: %s", self._headline())
             if view is not None:
                 self._spawn(view(self.parts, self._stop), "view")
@@ -176,7 +176,7 @@ class Daemon:
 
     async def reload(self) -> str:
         """Reads everything again and takes it over; on any error nothing changes and ConfigError says why."""
-        self._notifier.notify("RELOADING=1")
+        self._notify("RELOADING=1")
         try:
             files = await asyncio.to_thread(read_files, self._file)
             config = files.loaded.config
@@ -185,7 +185,7 @@ class Daemon:
             self.parts.reload_error = str(error)
             raise
         finally:
-            self._notifier.notify("READY=1")
+            self._notify("READY=1")
         self._build_services(config)
         self.guards.limits = config.guards.limits()
         self.runner.playbooks = files.playbooks
@@ -235,7 +235,7 @@ class Daemon:
             await asyncio.sleep(min(5.0, limit / 3) if limit else 5.0)
             longest = max((p.interval for p in self.parts.loaded.config.probes.values()), default=60.0)
             if self.clock.now() - self.schedule.advanced_at < longest + 10:
-                self._notifier.notify(f"WATCHDOG=1\nSTATUS={self._headline()}")
+                self._notify(f"WATCHDOG=1\nSTATUS={self._headline()}")
 
     async def _persistently(self, work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
         """Telling people goes on as soon as the store can be written again."""
@@ -333,7 +333,7 @@ class Daemon:
                     log.error("service %s: %s", name, error)  # noqa: TRY400
 
     async def _shut_down(self, with_services: bool) -> None:
-        self._notifier.notify("STOPPING=1")
+        self._notify("STOPPING=1")
         self._stop.set()
         await self.rounds.end()
         self.schedule.stop()
@@ -370,6 +370,10 @@ class Daemon:
 
     failed = False
     """Whether a part of the daemon ended by a bug; the exit code is 1 then."""
+
+    def _notify(self, message: str) -> None:
+        if self._systemd is not None:
+            self._systemd.notify(message)
 
     def _headline(self) -> str:
         config = self.parts.loaded.config

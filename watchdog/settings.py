@@ -7,7 +7,6 @@ working directory, so that a checkout keeps everything under `./var/`.
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ import watchdog.probes
 import watchdog.system.services
 from watchdog.core.policy import Limits, Window
 from watchdog.errors import ConfigError
+from watchdog.locations import candidates, found_file
 from watchdog.probes import ProbeSettings, probes
 from watchdog.registry import Duration, Settings
 from watchdog.system.services import ServiceSettings, services
@@ -27,7 +27,6 @@ from watchdog.units import parse_duration
 from watchdog.yamlfile import Document, load, overlay, validate_as
 
 ENVIRONMENT_PREFIX = "PROXYWATCH_"
-FILE_NAME = "proxywatch.yaml"
 
 
 class GuardSettings(Settings):
@@ -132,17 +131,11 @@ def default_file() -> Path:
 
     Raises ConfigError if there is none.
     """
-    candidates = (
-        Path("config") / FILE_NAME,
-        Path("/etc/proxywatch") / FILE_NAME,
-        Path(sys.prefix) / "share/proxywatch/config" / FILE_NAME,
-        Path(__file__).resolve().parent.parent / "config" / FILE_NAME,
-    )
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    looked = ", ".join(str(c) for c in candidates)
-    raise ConfigError(f"no configuration found; looked for {looked}", hint="write one with `proxywatch config init`")
+    file = found_file()
+    if file is None:
+        looked = ", ".join(map(str, candidates()))
+        raise ConfigError(f"no configuration found; looked for {looked}", hint="write one: `proxywatch config init`")
+    return file
 
 
 def load_config(file: Path | None = None) -> Loaded:

@@ -26,7 +26,9 @@ from proxy.upstream import Answer, Upstream, UpstreamError
 log = logging.getLogger(__name__)
 
 TRIAL_SECONDS = 3.0
-"""A trial of an open circuit has at most this long until its first content."""
+"""A trial of an open circuit has this long at the least until its first content."""
+TRIAL_LATENCIES = 4
+"""And this many times what the provider's answers have taken on average."""
 _LEASE_MARGIN_SECONDS = 1.0
 _DIGITS = 16
 _JSON = b"application/json"
@@ -129,7 +131,7 @@ class Attempts:
             )
         deadline = asyncio.get_running_loop().time() + self._timeouts.total
         failures: list[Failure] = []
-        for attempt in self._tries(names):
+        for attempt in self._tries(names, self._timeouts.first_byte if request.stream else self._timeouts.answer):
             outcome = await self._attempt(attempt, request, deadline)
             if isinstance(outcome, Delivered):
                 return outcome
@@ -138,22 +140,27 @@ class Attempts:
                 break
         raise error_of(failures[0])
 
-    def _tries(self, names: Sequence[str]) -> Iterator[_Try]:
+    def _tries(self, names: Sequence[str], limit: float) -> Iterator[_Try]:
         """What to try next, decided as late as possible: a trial is claimed only when its turn has come."""
         self._record.refresh()
         chosen = plan(names, self._record.circuit, self._clock.monotonic())
-        first_byte = self._timeouts.first_byte
-        trial = min(first_byte, TRIAL_SECONDS)
         for name in chosen.closed:
-            yield _Try(self._endpoints[name], first_byte)
+            yield _Try(self._endpoints[name], limit)
         tried = bool(chosen.closed)
         for name in chosen.trials:
+            trial = self._trial_limit(name, limit)
             if self._record.claim(name, trial + _LEASE_MARGIN_SECONDS):
                 tried = True
                 yield _Try(self._endpoints[name], trial)
         if not tried:
             for name in chosen.last_resort:
-                yield _Try(self._endpoints[name], first_byte)
+                yield _Try(self._endpoints[name], limit)
+
+    def _trial_limit(self, name: str, limit: float) -> float:
+        """A trial gets less patience, so that one caller does not wait long for a provider that is still silent; but
+        never less than several times what its answers have taken, or a slow one could not come back."""
+        usual_ms = self._record.figures(name).latency_ms
+        return limit if usual_ms is None else min(limit, max(TRIAL_SECONDS, TRIAL_LATENCIES * usual_ms / 1000))
 
     async def _attempt(self, attempt: _Try, request: Request, deadline: float) -> Delivered | Failure:
         name, began = attempt.endpoint.name, self._clock.monotonic()

@@ -7,7 +7,7 @@ import time
 import pytest
 from world import World, eventually, story
 
-LIMITS = {"timeouts": {"first_byte": "1s"}}
+LIMITS = {"timeouts": {"first_byte": "1s", "answer": "1s"}}
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from watchdog.cli import text
-from watchdog.cli.places import FILE_NAME, SHIPPED
 from watchdog.errors import ConfigError, ControlError
+from watchdog.locations import FILE_NAME, SHIPPED
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:

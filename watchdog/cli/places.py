@@ -7,32 +7,18 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from watchdog.errors import ConfigError
+from watchdog.locations import found_file
 
-FILE_NAME = "proxywatch.yaml"
 DEFAULT_RUN_DIR = "var/run/proxywatch"
-SHIPPED = (
-    Path(__file__).resolve().parents[2] / "config",
-    Path(sys.prefix) / "share/proxywatch/config",
-)
-"""Where the files that come with us lie: in a checkout, or as an installation puts them."""
 
 
 def config_file(given: str | None) -> Path | None:
     """The configuration that `run` would read: the one given, else the first that exists; None if there is none."""
-    if given is not None:
-        return Path(given)
-    candidates = (
-        Path("config") / FILE_NAME,
-        Path("/etc/proxywatch") / FILE_NAME,
-        SHIPPED[1] / FILE_NAME,
-        SHIPPED[0] / FILE_NAME,
-    )
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+    return Path(given) if given is not None else found_file()
 
 
 def control_socket(config: str | None, socket: str | None) -> Path:

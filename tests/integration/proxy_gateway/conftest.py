@@ -92,7 +92,7 @@ async def make_gateway(alpha: Demo, beta: Demo, tmp_path: Path) -> AsyncIterator
             "run_dir": tmp_path / "run",
             "state_dir": tmp_path / "state",
             "providers": [{"name": demo.name, "kind": "local", "port": demo.port} for demo in (alpha, beta)],
-            "timeouts": {"connect": "2s", "first_byte": "1s", "idle": "1s", "total": "20s"},
+            "timeouts": {"connect": "2s", "first_byte": "1s", "answer": "1s", "idle": "1s", "total": "20s"},
             "breaker": {"cooldown": "200ms", "cooldown_max": "400ms"},
         }
         settings = Settings.model_validate(wanted | changes)

@@ -197,7 +197,7 @@ async def test_provider_that_refuses_connections_is_a_network_fault(
         {"name": "plain", "kind": "openai", "base_url": f"https://127.0.0.1:{beta.port}/v1"},
         {"name": "beta", "kind": "local", "port": beta.port},
     ]
-    gateway = await make_gateway(providers=providers, timeouts={"first_byte": "5s"})
+    gateway = await make_gateway(providers=providers, timeouts={"first_byte": "5s", "answer": "5s"})
     assert header(await ask.whole(gateway), b"x-provider") == b"beta"
     faults = {name: health["fault"] for name, health in gateway.providers_health().items()}
     assert faults == {"closed": "network", "unnamed": "dns", "plain": "tls", "beta": None}
@@ -283,7 +283,7 @@ async def test_caller_gone_before_an_answer_closes_the_upstream_at_once(
     make_gateway: Any, ask: Any, until: Any, alpha: Any
 ) -> None:
     """A request cancelled while the provider is silent is cancelled there too."""
-    gateway = await make_gateway(timeouts={"first_byte": "30s"})
+    gateway = await make_gateway(timeouts={"first_byte": "30s", "answer": "30s"})
     alpha.behave("silent")
     before = alpha.seen()
     task = asyncio.create_task(ask.whole(gateway))
