@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Most tests wait for real processes rather than compute, so more of them than cores may run at once.
+JOBS   ?= 4
 
 .PHONY: run test check bench soak format lock clean
 
@@ -10,7 +12,7 @@ run: $(STAMP)
 	@$(BIN)/proxywatch run
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n $(JOBS) --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
