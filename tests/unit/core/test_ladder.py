@@ -15,7 +15,7 @@ LADDERS = st.lists(st.integers(1, 3), min_size=1, max_size=5).map(
 ONCE = [RungLimit("a"), RungLimit("b"), RungLimit("c")]
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(LADDERS, st.lists(st.sampled_from(list(O)), min_size=16, max_size=16))
 def test_every_ladder_ends_and_never_goes_back_down(rungs: list[RungLimit], outcomes: list[RungOutcome]) -> None:
     """Whatever the outcomes, the climb ends within the sum of attempts, and no move is below an earlier one."""
@@ -33,7 +33,7 @@ def test_every_ladder_ends_and_never_goes_back_down(rungs: list[RungLimit], outc
     assert ended_early or attempts[-1].rung == rungs[-1].name
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(LADDERS, st.lists(st.tuples(st.sampled_from(["r0", "r1", "r9"]), st.sampled_from(list(O))), max_size=8))
 def test_any_record_has_a_next_move(rungs: list[RungLimit], record: list[tuple[str, RungOutcome]]) -> None:
     """Even a record of another edition of the playbook leads to a move, and a rung it names is not tried too often."""

@@ -105,7 +105,7 @@ HISTORY = st.lists(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(HISTORY)
 def test_no_budget_is_ever_exceeded(history: list[tuple[int, str, str, bool, bool]]) -> None:
     """Whatever asks, in whatever order and at whatever times, no window of any budget holds more effects than it may:
@@ -141,7 +141,7 @@ def _most_within(seconds: float, times: list[float]) -> int:
     return max((sum(start <= t < start + seconds for t in times) for start in times), default=0)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.tuples(st.booleans(), st.sampled_from(TARGETS), st.integers(0, 5), st.booleans()), min_size=2, max_size=20
@@ -163,7 +163,7 @@ def test_never_two_at_work_on_one_thing(history: list[tuple[bool, str, int, bool
         assert not parents & set(acting)
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(WISHES, FACTS, TIMES)
 def test_nothing_is_allowed_while_paused_unreadable_or_observing(wish: Wish, facts: Facts, now: float) -> None:
     """A pause in force, an unreadable state, or a playbook that only observes each refuse by themselves; a person may
@@ -179,7 +179,7 @@ def test_nothing_is_allowed_while_paused_unreadable_or_observing(wish: Wish, fac
     assert (Reason.OBSERVE_ONLY in reasons(decision)) is observing
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(WISHES, FACTS, TIMES)
 def test_until_is_when_it_ends(wish: Wish, facts: Facts, now: float) -> None:
     """Asking again at a refusal's `until` with nothing changed no longer meets that refusal, and asking at the
@@ -195,7 +195,7 @@ def test_until_is_when_it_ends(wish: Wish, facts: Facts, now: float) -> None:
         assert decide(wish, facts, LIMITS, decision.until).allowed
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(WISHES, FACTS, TIMES, st.integers(1, 300))
 def test_a_clock_that_went_back_never_allows_more(wish: Wish, facts: Facts, now: float, back: int) -> None:
     """Facts dated in the future are refused at least as often as the same facts dated now."""
@@ -212,7 +212,7 @@ def test_a_clock_that_went_back_never_allows_more(wish: Wish, facts: Facts, now:
     assert reasons(decide(wish, clamped, LIMITS, now)) <= reasons(decide(wish, facts, LIMITS, now))
 
 
-@settings(max_examples=200)
+@settings(max_examples=75)
 @given(WISHES, FACTS, TIMES, EFFECTS)
 def test_more_effects_never_allow_more(wish: Wish, facts: Facts, now: float, further: tuple[PastEffect, ...]) -> None:
     """Remembering more effects only ever adds refusals."""
@@ -221,7 +221,7 @@ def test_more_effects_never_allow_more(wish: Wish, facts: Facts, now: float, fur
     assert reasons(before) <= reasons(after)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     st.sampled_from(TARGETS),
     st.integers(1, 60),
