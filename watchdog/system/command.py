@@ -30,34 +30,64 @@ class CommandResult:
 
 async def run_command(argv: Sequence[str], *, timeout: float) -> CommandResult:
     """Raises ActionError if the program cannot be started or is not done after `timeout` seconds; its whole process
-    group is ended then."""
+    group is ended then. What it leaves running in the background goes on, and is not waited for."""
+    reading, writing = os.pipe()
+    output = _Output(reading)
     try:
-        process = await asyncio.create_subprocess_exec(
+        process = await _start(argv, writing)
+        try:
+            async with asyncio.timeout(timeout):
+                status = await process.wait()
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+            if isinstance(error, TimeoutError):
+                raise ActionError(f"{argv[0]}: not done after {timeout:g} s, ended") from None
+            raise
+        return CommandResult(status, output.rest().decode(errors="replace"))
+    finally:
+        output.close()
+
+
+async def _start(argv: Sequence[str], output: int) -> asyncio.subprocess.Process:
+    try:
+        return await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=output,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
         )
     except OSError as error:
         raise ActionError(f"{argv[0]}: cannot be started: {error.strerror}", permanent=True) from error
-    try:
-        async with asyncio.timeout(timeout):
-            output = await _read(process)
-            status = await process.wait()
-    except BaseException as error:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-        if isinstance(error, TimeoutError):
-            raise ActionError(f"{argv[0]}: not done after {timeout:g} s, ended") from None
-        raise
-    return CommandResult(status, output.decode(errors="replace"))
+    finally:
+        os.close(output)
 
 
-async def _read(process: asyncio.subprocess.Process) -> bytes:
-    assert process.stdout is not None
-    kept = b""
-    while chunk := await process.stdout.read(65536):
-        kept = (kept + chunk)[-OUTPUT_LIMIT:]
-    return kept
+class _Output:
+    """The last part of what comes through a pipe of our own: asyncio's would wait for every process that holds it."""
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_blocking(descriptor, False)
+        self._descriptor = descriptor
+        self._kept = b""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(descriptor, self._take)
+
+    def _take(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            chunk = os.read(self._descriptor, OUTPUT_LIMIT)
+            self._kept = (self._kept + chunk)[-OUTPUT_LIMIT:]
+            if not chunk:
+                self._loop.remove_reader(self._descriptor)
+
+    def rest(self) -> bytes:
+        """All of it, after the program has ended: what it printed is in the pipe by now, which holds no more than
+        one read takes."""
+        self._take()
+        return self._kept
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._descriptor)
+        os.close(self._descriptor)
