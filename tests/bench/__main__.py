@@ -32,7 +32,7 @@ def main() -> int:
     if unknown := sorted(set(parts) - {*_PARTS, "soak"}):
         parser.error(f"no part is called {unknown[0]!r}; expected {', '.join(_PARTS)} or soak")
     if "soak" in parts:
-        return soak(arguments.minutes)
+        return _soak(arguments.minutes)
     missing = [f"{name} (Debian package {package})" for name, (_, package) in PEERS.items() if peer(name) is None]
     for each in missing:
         print(f"not installed, its rows are left out: {each}")
@@ -52,6 +52,15 @@ def main() -> int:
         write(arguments.output, machine, figures, [*missing, *failed])
         print(f"written to {arguments.output}/results.json and {arguments.output}/README.md")
     return 1 if failed else 0
+
+
+def _soak(minutes: float) -> int:
+    code = 1
+    try:
+        code = soak(minutes)
+    except* BenchError as errors:
+        print(f"FAILED soak: {'; '.join(map(str, errors.exceptions))}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
