@@ -351,6 +351,8 @@ class Daemon:
                         await self.services[name].stop()
         await self.http.close()
         self.database.close()
+        if self._systemd is not None:
+            self._systemd.socket.close()
         log.info("stopped")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:

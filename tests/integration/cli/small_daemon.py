@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -130,14 +128,7 @@ class SmallDaemon:
 @asynccontextmanager
 async def small_daemon(root: Path) -> AsyncIterator[SmallDaemon]:
     """Serving its control socket; nothing is measured but what a test tells."""
-    # systemd's side of sd_notify: without one, sdnotify drops a socket unclosed while it is being built.
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    listener.bind(str(root / "notify.sock"))
-    os.environ["NOTIFY_SOCKET"] = str(root / "notify.sock")
-    try:
-        small = SmallDaemon(root)
-    finally:
-        del os.environ["NOTIFY_SOCKET"]
+    small = SmallDaemon(root)
     await small.server.start()
     await small.daemon.rounds.begin(small.parts.loaded.config)
     try:
@@ -148,5 +139,3 @@ async def small_daemon(root: Path) -> AsyncIterator[SmallDaemon]:
         await small.parts.runner.stop()
         await small.daemon.http.close()
         small.daemon.database.close()
-        small.daemon._notifier.socket.close()
-        listener.close()
