@@ -74,7 +74,7 @@ def create_app(parts: Parts) -> Starlette:
 
 async def _status(request: Request) -> Response:
     parts = _parts(request)
-    return JSONResponse(overview.status(parts, await overview.masters(parts)))
+    return JSONResponse(overview.status(parts, await overview.look(parts)))
 
 
 async def _probes(request: Request) -> Response:
@@ -178,7 +178,7 @@ async def _lines(parts: Parts, closing: asyncio.Event) -> AsyncIterator[str]:
     pace = frames(parts.bell, closing, shortest=STREAM_AT_MOST_SECONDS, longest=STREAM_AT_LEAST_SECONDS)
     async with contextlib.aclosing(pace):
         async for _ in pace:
-            shape = overview.status(parts, await overview.masters(parts))
+            shape = overview.status(parts, await overview.look(parts))
             yield json.dumps(shape, separators=(",", ":")) + "\n"
 
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from watchdog import __version__
@@ -22,8 +23,16 @@ MASTER_SECONDS = 0.1
 """How long an answer may wait for a proxy's master: longer, and `status` itself would seem to hang with it."""
 
 
-async def masters(parts: Parts) -> dict[str, MasterStatus]:
-    """What each proxy's master says of its workers at this moment; a master that does not answer is left out."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was asked of the world for this answer. Both by service name; what did not answer is left out."""
+
+    masters: Mapping[str, MasterStatus]
+    pids: Mapping[str, int]
+
+
+async def look(parts: Parts) -> Seen:
+    """Asks each proxy's master for its workers, and each child for its process, at this moment."""
 
     async def ask(name: str) -> MasterStatus | None:
         try:
@@ -33,11 +42,17 @@ async def masters(parts: Parts) -> dict[str, MasterStatus]:
 
     names = list(parts.proxies)
     answers = await asyncio.gather(*(ask(name) for name in names))
-    return {name: answer for name, answer in zip(names, answers, strict=True) if answer is not None}
+    pids: dict[str, int] = {}
+    for name, settings in parts.loaded.config.services.items():
+        if settings.kind == "child":
+            identity = (await parts.services[name].status()).identity
+            if identity is not None:
+                pids[name] = identity.pid
+    return Seen({name: answer for name, answer in zip(names, answers, strict=True) if answer is not None}, pids)
 
 
-def status(parts: Parts, known: Mapping[str, MasterStatus]) -> Shape:
-    """Everything at a glance; `known` gives the workers' process ids, all else is what was measured last.
+def status(parts: Parts, seen: Seen) -> Shape:
+    """Everything at a glance; `seen` gives process ids, all else is what was measured last.
 
     Keys: now, version, host, pid, started_at, uptime_seconds, ready, verdict {state: ok|warning|critical, text},
     config {file, reload_error}, pauses, services (each with workers and cache), providers, system, probes {total,
@@ -58,7 +73,7 @@ def status(parts: Parts, known: Mapping[str, MasterStatus]) -> Shape:
         "ready": parts.ready,
         "config": {"file": str(parts.loaded.file), "reload_error": parts.reload_error},
         "pauses": pauses(parts),
-        "services": [_service(parts, name, known.get(name)) for name in config.services],
+        "services": [_service(parts, name, seen) for name in config.services],
         "providers": _providers(parts),
         "system": _system(parts),
         "probes": {
@@ -109,7 +124,8 @@ def _counted(what: str, titles: list[str]) -> list[str]:
     return [f"{what}: {titles[0]}{more}"] if titles else []
 
 
-def _service(parts: Parts, name: str, master: MasterStatus | None) -> Shape:
+def _service(parts: Parts, name: str, seen: Seen) -> Shape:
+    master = seen.masters.get(name)
     settings = parts.loaded.config.services[name]
     up = _one(parts, "proxywatch_service_up", service=name)
     stopped = _one(parts, "proxywatch_service_stopped", service=name)
@@ -119,7 +135,7 @@ def _service(parts: Parts, name: str, master: MasterStatus | None) -> Shape:
         "name": name,
         "kind": settings.kind,
         "state": state,
-        "pid": master.pid if master else None,
+        "pid": master.pid if master else seen.pids.get(name),
         "url": settings.proxy.url if settings.proxy else None,
         "ready": _flag(_one(parts, "proxywatch_proxy_ready", service=name)),
         "workers_serving": _whole(_one(parts, "proxywatch_workers_serving", service=name)),

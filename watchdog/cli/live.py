@@ -61,7 +61,7 @@ async def live(parts: Parts, stop: asyncio.Event) -> None:
 
 async def _lines(parts: Parts, log: Sequence[str], width: int, height: int) -> list[str]:
     try:
-        shape = overview.status(parts, await overview.masters(parts))
+        shape = overview.status(parts, await overview.look(parts))
         latest = views.incidents(parts, everything=True, limit=RECENT + len(shape["incidents"]))["incidents"]
     except StoreError as error:
         now = moment(parts.clock.now())

@@ -42,7 +42,7 @@ def _list(options: argparse.Namespace) -> int:
     for rule in shape["rules"]:
         if rule["group"] != group:
             group = rule["group"]
-            text.say(text.heading(f"{group}  ({rule['file']})"))
+            text.say(text.heading(text.shortened(f"{group}  ({rule['file']})", text.width())))
         state = rule["state"] or ("record" if rule["kind"] == "record" else "quiet")
         what = f"cannot be evaluated: {rule['last_error']}" if rule["last_error"] else rule["expr"]
         text.say(text.columns([[f"{state:8}", f"{rule['name']:28}", what]], indent=2))

@@ -21,7 +21,7 @@ from watchdog.core.incidents import (
 )
 from watchdog.core.model import Alert, AlertChange, AlertEvent, AlertState, IncidentState, TimelineEntry
 from watchdog.core.routing import Notice, NoticeKind, notice_key
-from watchdog.core.targets import target_of
+from watchdog.core.targets import parse_target, target_of
 from watchdog.store.alerts import Alerts
 from watchdog.store.database import Database
 from watchdog.store.incidents import Incidents
@@ -80,6 +80,11 @@ class Desk:
     def alerts_of(self, incident: Incident) -> list[Alert]:
         """The alerts of an incident that fire now."""
         return [alert for alert in self._firing_alerts() if alert.fingerprint in incident.firing]
+
+    def repaired_above(self, incident: Incident) -> Incident | None:
+        """The incident of what contains this one's target, if a run is at work on it: then this one only waits."""
+        parent = str(parse_target(incident.key).parent)
+        return next((i for i in self._open.values() if i.key == parent and self.busy(i.id)), None)
 
     def take(self, events: Iterable[AlertEvent]) -> list[Incident]:
         """Takes alert changes in; returns the incidents that something firing was added to."""
@@ -213,6 +218,11 @@ class Desk:
             self._open[incident.id] = incident
             took = format_duration(incident.seconds_to_detect)
             self.tell(incident.id, "opened", f"{summary} (noticed after {took})", _evidence(alert))
+            above = self.repaired_above(incident)
+            if above is not None:
+                reason = f"{above.key}, which contains it, is being repaired (incident {above.id})"
+                self._put(transition(incident, IncidentEvent.SUPPRESSED, now, reason))
+                self.tell(incident.id, "suppressed", reason)
         elif alert.fingerprint not in incident.firing:
             self._put(alert_fired(incident, alert, now))
             self.tell(incident.id, "alert", summary, _evidence(alert))

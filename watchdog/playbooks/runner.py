@@ -97,6 +97,10 @@ class Runner:
                 # The store failed under it; now that it can be read again, the run goes on.
                 self._go_on(run)
                 return
+        if incident.state is IncidentState.SUPPRESSED:
+            if self._desk.repaired_above(incident) is not None:
+                return
+            incident = self._desk.move(incident.id, IncidentEvent.RELEASED, "still wrong after the repair above it")
         playbook = self.playbook_for(incident)
         if playbook is None or playbook.autonomy != "auto":
             if incident.told == 0:
