@@ -9,7 +9,7 @@ JOBS   ?= 4
 .PHONY: run test check bench soak format lock clean
 
 run: $(STAMP)
-	@$(BIN)/proxywatch run
+	@$(BIN)/proxywatch run --with-services
 
 test: $(STAMP)
 	$(BIN)/python -m pytest tests -n $(JOBS) --dist worksteal
