@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from watchdog.api import overview, views
@@ -171,9 +172,15 @@ def _hint(shape: Shape, width: int) -> list[str]:
     )
     provider = next((p["provider"] for p in shape["providers"]), None)
     ways = [f"kill -9 {pid}"] if pid else []
-    ways += [f"llm-proxy demo {provider} 500"] if provider else []
+    ways += [f"{_beside_us('llm-proxy')} demo {provider} 500"] if provider else []
     words = f"try: {'  or  '.join(ways)}   " if ways else ""
     return [text.paint(text.shortened(words, width - 14).ljust(width - 14) + " Ctrl-C leaves", "dim")]
+
+
+def _beside_us(program: str) -> str:
+    """How to call a program that is installed beside ours, as this one was called."""
+    own = Path(sys.argv[0])
+    return str(own.with_name(program)) if own.name == "proxywatch" and own.parent.name else program
 
 
 def cropped(line: str, width: int) -> str:
