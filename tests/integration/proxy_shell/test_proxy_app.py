@@ -86,7 +86,12 @@ class OwnGateway:
 class Built:
     app: App
     gateway: OwnGateway
-    log: Path
+    log: LogWriter
+    log_file: Path
+
+    def logged(self) -> str:
+        self.log.flush()
+        return self.log_file.read_text()
 
     def client(self, peer: str = "127.0.0.1") -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app=self.app, client=(peer, 5), raise_app_exceptions=False)  # type: ignore[arg-type]
@@ -115,7 +120,7 @@ def built(tmp_path: Path) -> Iterator[Built]:
     )
     log = LogWriter(settings.log, clock, 2)
     gateway = OwnGateway()
-    yield Built(App(settings, gateway, measured, log, clock), gateway, tmp_path / "log" / "l.log")
+    yield Built(App(settings, gateway, measured, log, clock), gateway, log, tmp_path / "log" / "l.log")
     measured.close()
     log.close()
 
@@ -244,7 +249,7 @@ async def test_errors_keep_their_headers_and_bugs_become_a_500(built: Built) -> 
         "false",
     )
     assert (broken.status_code, broken.json()["error"]["code"]) == (500, "internal_error")
-    lines = [json.loads(line) for line in built.log.read_text().splitlines()]
+    lines = [json.loads(line) for line in built.logged().splitlines()]
     (bug,) = [line for line in lines if line["level"] == "error"]
     assert bug["request_id"] == "mine-1" == broken.headers["x-request-id"]
     assert "KeyError: 'a bug'" in bug["exception"]
@@ -306,7 +311,7 @@ async def test_a_client_that_goes_away_ends_its_stream_at_once(built: Built) -> 
     assert built.gateway.closed.is_set()
     assert built.app.in_flight == 0
     assert [message.get("body") for message in sent[1:]] == [b"data: 1\n\n"]
-    assert json.loads(built.log.read_text().splitlines()[-1])["status"] == 499
+    assert json.loads(built.logged().splitlines()[-1])["status"] == 499
 
 
 async def test_neither_keys_nor_bodies_reach_the_log(built: Built) -> None:
@@ -314,7 +319,7 @@ async def test_neither_keys_nor_bodies_reach_the_log(built: Built) -> None:
     async with built.client() as http:
         await http.post("/v1/chat/completions", content=b"a very private prompt", headers=ADMIN)
         await http.get("/v1/models", headers={"authorization": "Bearer very-wrong-key"})
-    log = built.log.read_text()
+    log = built.logged()
     assert '"caller":"boss"' in log
     for secret in ("top", "very-wrong-key", "private prompt"):
         assert secret not in log
