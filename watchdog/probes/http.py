@@ -1,9 +1,10 @@
 """`http`: one HTTP request, and whether its answer is the expected one.
 
 Gives `probe_http_status_code`, `probe_http_content_length` (bytes that were read) and
-`probe_http_duration_seconds{phase}` (connect, tls, processing, transfer; a reused connection has neither of the first
-two). Fails when no answer comes (dns, refused, timeout, tls, network, protocol, too_large) and, with these samples,
-when status or body are not as expected. TLS is verified and redirects are not followed.
+`probe_http_duration_seconds{phase}` (connect, tls, processing, transfer). Each request has a connection of its own, so
+that it also proves that connections are accepted. Fails when no answer comes (dns, refused, timeout, tls, network,
+protocol, too_large) and, with these samples, when status or body are not as expected. TLS is verified and redirects
+are not followed.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class HttpProbe:
             timeout=settings.timeout,
             verify=settings.verify_tls,
             unix_socket=settings.unix_socket,
-            measure_phases=True,
+            keep=False,
         )
         samples = (
             Sample("probe_http_status_code", response.status_code),

@@ -1,38 +1,34 @@
-"""The watchdog's HTTP client: one pool for probes, webhooks and the command line. httpx is imported here only."""
+"""The watchdog's HTTP client: probes, webhooks and the command line ask through it, and it names what went wrong."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
 import json as json_codec
+import os
 import socket
 import ssl
-import sys
-from collections.abc import Iterator, Mapping
+import zlib
+from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlsplit
 
-from watchdog.errors import ProbeError
+from watchdog.system.http_pool import NoConnectionError, Origin, Pool, Tls
+from watchdog.system.http_wire import MAX_BYTES, Answer, ClosedEarlyError, Fault, HttpError, Request
 
 if TYPE_CHECKING:
-    import httpx
-
+    from watchdog.system.http_by_proxy import ProxiedHttp
     from watchdog.system.unix_http import UnixHttpClient
 
-Fault = Literal["dns", "refused", "timeout", "tls", "network", "protocol", "too_large"]
-"""Why no answer came. `refused` includes a Unix socket that is not there; `protocol` an answer that is not HTTP."""
+__all__ = ["MAX_BYTES", "Fault", "HttpClient", "HttpError", "HttpResponse"]
 
-MAX_BYTES = 8 * 1024 * 1024
-
-
-class HttpError(ProbeError):
-    """No usable answer came; `fault` is the class of the reason. An HTTP status, whichever it is, is an answer."""
-
-    def __init__(self, message: str, fault: Fault) -> None:
-        super().__init__(message)
-        self.fault: Fault = fault
+_PORTS = {"http": 80, "https": 443}
+_DEFAULTS = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "proxywatch"}
+_SAFE_IN_TARGET = "/%:@!$&'()*+,;=~?[]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +40,7 @@ class HttpResponse:
     content: bytes
     seconds: float = 0.0
     phases: Mapping[str, float] = field(default_factory=dict)
-    """Seconds spent in `connect`, `tls`, `processing` (until the headers) and `transfer`, where asked for and done."""
+    """Seconds spent in `connect` and `tls` where done for this, `processing` (until the headers) and `transfer`."""
 
     @property
     def text(self) -> str:
@@ -60,12 +56,17 @@ class HttpResponse:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pool:
-    """What distinguishes one httpx client from another. Plain HTTP needs no TLS context, the dearest part of one."""
+class _Place:
+    """A URL taken apart. `shown` is without credentials, query and fragment, which may be secret."""
 
-    tls: Literal["none", "verified", "unverified"]
-    environment: bool
-    unix_socket: Path | None
+    shown: str
+    encrypted: bool
+    host: str
+    port: int
+    host_header: str
+    target: str
+    authorization: str | None
+    is_local: bool
 
 
 class HttpClient:
@@ -75,12 +76,13 @@ class HttpClient:
     """
 
     def __init__(self) -> None:
-        self._clients: dict[_Pool, httpx.AsyncClient] = {}
+        self._pool = Pool()
+        self._proxied: ProxiedHttp | None = None
         self._unix: UnixHttpClient | None = None
 
     @property
     def unix(self) -> UnixHttpClient:
-        """The light client for Unix sockets, closed together with this one."""
+        """For JSON over Unix sockets; closed together with this one."""
         from watchdog.system.unix_http import UnixHttpClient
 
         if self._unix is None:
@@ -113,111 +115,120 @@ class HttpClient:
         verify: bool = True,
         unix_socket: Path | None = None,
         max_bytes: int = MAX_BYTES,
-        measure_phases: bool = False,
+        keep: bool = True,
     ) -> HttpResponse:
         """One exchange within `timeout` seconds altogether. Raises HttpError; any status is returned, not raised.
 
         `unix_socket` is connected to instead of the URL's host. A body over `max_bytes` (decoded) is `too_large`.
+        Without `keep` it goes over a connection of its own, so that it also proves that connections are accepted.
         """
         clock = asyncio.get_running_loop().time
         started = clock()
-        phases = _Phases(clock) if measure_phases else None
+        place = _parsed(url)
+        given = dict(headers or {})
+        if json is not None:
+            content = json_codec.dumps(json, ensure_ascii=False, separators=(",", ":")).encode()
+            given = {"content-type": "application/json"} | given
         try:
-            client = self._client(url, verify=verify, unix_socket=unix_socket)
             async with asyncio.timeout(timeout):
-                # httpcore forgets the socket when a TLS handshake is cancelled, but closes it at a limit of its own:
-                # connection and handshake get half of the time each, so that its limit comes first.
-                extensions: dict[str, Any] = {"timeout": {"connect": timeout / 2}}
-                if phases:
-                    extensions["trace"] = phases.record
-                async with client.stream(
-                    method, url, headers=headers, content=content, json=json, extensions=extensions
-                ) as response:
-                    body = await _read_body(response, max_bytes, url)
-        except HttpError:
-            raise
+                if unix_socket is None and not place.is_local and _environment_names_a_proxy():
+                    answer = await self._by_proxy().exchange(method, url, given, content, timeout, verify, max_bytes)
+                else:
+                    request = Request(method, place.target, _headers(place, given, keep=keep), content)
+                    tls: Tls = "none" if not place.encrypted else "verified" if verify else "unverified"
+                    origin = Origin(place.host, place.port, tls, unix_socket)
+                    # Connection and handshake get half of the time: a server that is there then has the other half.
+                    answer = await self._pool.exchange(
+                        origin, request, limit=timeout / 2, keep=keep, max_bytes=max_bytes
+                    )
+            body = _decoded(answer, max_bytes)
+        except NoConnectionError as error:
+            raise HttpError(f"{place.shown}: {error}", error.fault) from None
         except TimeoutError:
-            raise HttpError(f"{_shown(url)}: no answer within {timeout:g} s", "timeout") from None
-        except Exception as error:
-            raise _explained(error, url, timeout) from error
-        return HttpResponse(
-            response.status_code, dict(response.headers), body, clock() - started, phases.seconds() if phases else {}
-        )
+            raise HttpError(f"{place.shown}: no answer within {timeout:g} s", "timeout") from None
+        except ClosedEarlyError as error:
+            raise HttpError(f"{place.shown}: {error}", "protocol") from None
+        except HttpError as error:
+            raise HttpError(f"{place.shown}: {error}", error.fault) from None
+        except OSError as error:
+            raise _explained(error, place.shown) from error
+        return HttpResponse(answer.status, answer.headers, body, clock() - started, answer.phases)
 
     async def close(self) -> None:
         """Closes every connection. The client must not be used afterwards."""
-        clients, self._clients = list(self._clients.values()), {}
-        for client in clients:
-            await client.aclose()
+        await self._pool.close()
+        if self._proxied is not None:
+            await self._proxied.close()
         if self._unix is not None:
             await self._unix.close()
 
-    def _client(self, url: str, *, verify: bool, unix_socket: Path | None) -> httpx.AsyncClient:
+    def _by_proxy(self) -> ProxiedHttp:
+        from watchdog.system.http_by_proxy import ProxiedHttp
+
+        if self._proxied is None:
+            self._proxied = ProxiedHttp()
+        return self._proxied
+
+
+@lru_cache(256)
+def _parsed(url: str) -> _Place:
+    """Raises HttpError (protocol) for what is no URL that we can ask."""
+    try:
         parts = urlsplit(url)
-        encrypted = parts.scheme == "https"
-        remote = unix_socket is None and not _is_loopback(parts.hostname or "")
-        # A proxy from the environment may itself be reached over TLS.
-        tls: Literal["none", "verified", "unverified"] = (
-            ("verified" if verify else "unverified") if encrypted or remote else "none"
-        )
-        pool = _Pool(tls, remote, unix_socket)
-        if pool not in self._clients:
-            self._clients[pool] = _new_client(pool)
-        return self._clients[pool]
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        scheme, name, port = parts.scheme, parts.hostname or "", parts.port
+        host = name if name.isascii() else name.encode("idna").decode()
+    except ValueError as error:
+        raise HttpError(f"not a URL: {error}", "protocol") from None
+    if scheme not in _PORTS or not host:
+        raise HttpError(f"{shown}: expected a URL with http or https and a host", "protocol")
+    credentials = None
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        credentials = f"Basic {b64encode(pair.encode()).decode()}"
+    bracketed = f"[{host}]" if ":" in host else host
+    return _Place(
+        shown=shown,
+        encrypted=scheme == "https",
+        host=host,
+        port=port or _PORTS[scheme],
+        host_header=bracketed if port in (None, _PORTS[scheme]) else f"{bracketed}:{port}",
+        target=quote(parts.path or "/", _SAFE_IN_TARGET)
+        + (f"?{quote(parts.query, _SAFE_IN_TARGET)}" if parts.query else ""),
+        authorization=credentials,
+        is_local=_is_loopback(host),
+    )
 
 
-def _new_client(pool: _Pool) -> httpx.AsyncClient:
-    # httpx imports its command line, and with it rich and pygments, wherever these are installed: 6 MB for nothing.
-    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
-    import httpx
-
-    verify: ssl.SSLContext | bool = pool.tls == "verified"
-    if pool.tls == "none":
-        verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    socket_path = str(pool.unix_socket) if pool.unix_socket else None
-    transport = httpx.AsyncHTTPTransport(verify=verify, uds=socket_path) if socket_path else None
-    # `request` holds the limit over the whole exchange, and gives httpx limits for the handshakes.
-    no_limit = httpx.Timeout(None)
-    return httpx.AsyncClient(verify=verify, transport=transport, trust_env=pool.environment, timeout=no_limit)
+def _headers(place: _Place, given: Mapping[str, str], *, keep: bool) -> tuple[tuple[str, str], ...]:
+    defaults = {"host": place.host_header, **_DEFAULTS}
+    if place.authorization is not None:
+        defaults["authorization"] = place.authorization
+    if not keep:
+        defaults["connection"] = "close"
+    names = {name.lower() for name in given}
+    return (*((name, text) for name, text in defaults.items() if name not in names), *given.items())
 
 
-async def _read_body(response: httpx.Response, max_bytes: int, url: str) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in response.aiter_bytes():
-        size += len(chunk)
-        if size > max_bytes:
-            raise HttpError(f"{_shown(url)}: the answer is larger than {max_bytes} bytes", "too_large")
-        chunks.append(chunk)
-    return b"".join(chunks)
+def _environment_names_a_proxy() -> bool:
+    return any(name.lower().endswith("_proxy") and value for name, value in os.environ.items())
 
 
-_PHASES = {
-    "connection.connect_tcp": "connect",
-    "connection.connect_unix_socket": "connect",
-    "connection.start_tls": "tls",
-    "http11.send_request_headers": "processing",
-    "http11.receive_response_body": "transfer",
-}
-
-
-class _Phases:
-    """Turns httpcore's trace events into seconds per phase."""
-
-    def __init__(self, clock: Any) -> None:
-        self._clock = clock
-        self._marks: dict[str, float] = {}
-
-    async def record(self, event: str, _details: object) -> None:
-        self._marks[event] = self._clock()
-
-    def seconds(self) -> dict[str, float]:
-        spent: dict[str, float] = {}
-        for event, phase in _PHASES.items():
-            end = "http11.receive_response_headers.complete" if phase == "processing" else f"{event}.complete"
-            if f"{event}.started" in self._marks and end in self._marks:
-                spent[phase] = self._marks[end] - self._marks[f"{event}.started"]
-        return spent
+def _decoded(answer: Answer, max_bytes: int) -> bytes:
+    """The body without the compression that we did not ask for. Raises HttpError."""
+    if (
+        answer.headers.get("content-encoding", "identity").lower() not in ("gzip", "x-gzip", "deflate")
+        or not answer.body
+    ):
+        return answer.body
+    inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    try:
+        body = inflate.decompress(answer.body, max_bytes + 1)
+    except zlib.error as error:
+        raise HttpError(f"the answer cannot be inflated: {error}", "protocol") from None
+    if len(body) > max_bytes:
+        raise HttpError(f"the answer is larger than {max_bytes} bytes", "too_large")
+    return body
 
 
 def _is_loopback(host: str) -> bool:
@@ -227,46 +238,15 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _shown(url: str) -> str:
-    """The URL without credentials, query and fragment, which may be secret."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    pending, seen = [error], set()
-    while pending:
-        current = pending.pop(0)
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        if isinstance(current, BaseExceptionGroup):
-            pending.extend(current.exceptions)
-        pending.extend(link for link in (current.__cause__, current.__context__) if link is not None)
-
-
-def _explained(error: Exception, url: str, timeout: float) -> HttpError:
-    """The innermost cause that says something, as one of our classes; anything that is not httpx's goes on as it is."""
-    import httpx
-
-    if not isinstance(error, httpx.HTTPError | httpx.InvalidURL | OSError):
-        raise error
-    place = _shown(url)
-    for cause in _causes(error):
-        match cause:
-            case socket.gaierror():
-                return HttpError(f"{place}: the name cannot be resolved: {cause.strerror}", "dns")
-            case ssl.SSLError():
-                reason = getattr(cause, "verify_message", "") or cause.reason or str(cause)
-                return HttpError(f"{place}: TLS failed: {reason}", "tls")
-            case ConnectionRefusedError():
-                return HttpError(f"{place}: connection refused", "refused")
-            case FileNotFoundError():
-                return HttpError(f"{place}: the socket does not exist", "refused")
-            case httpx.TimeoutException() | TimeoutError():
-                return HttpError(f"{place}: no connection within {timeout / 2:g} s", "timeout")
-            case httpx.ProtocolError() | httpx.DecodingError() | httpx.InvalidURL() | httpx.UnsupportedProtocol():
-                return HttpError(f"{place}: {cause}", "protocol")
-    reasons = [f"{cause.strerror or cause}" for cause in _causes(error) if isinstance(cause, OSError)]
-    return HttpError(f"{place}: {(reasons or [str(error) or type(error).__name__])[-1]}", "network")
+def _explained(error: OSError, place: str) -> HttpError:
+    match error:
+        case socket.gaierror():
+            return HttpError(f"{place}: the name cannot be resolved: {error.strerror}", "dns")
+        case ssl.SSLError():
+            reason = getattr(error, "verify_message", "") or error.reason or str(error)
+            return HttpError(f"{place}: TLS failed: {reason}", "tls")
+        case ConnectionRefusedError():
+            return HttpError(f"{place}: connection refused", "refused")
+        case FileNotFoundError():
+            return HttpError(f"{place}: the socket does not exist", "refused")
+    return HttpError(f"{place}: {error.strerror or error or type(error).__name__}", "network")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -73,7 +74,7 @@ async def test_any_status_is_an_answer(client: HttpClient) -> None:
     body = b'{"why": "busy"}'
     reply = b"HTTP/1.1 503 Busy\r\nX-Why: busy\r\ncontent-length: 15\r\n\r\n" + body
     async with server(answering(reply)) as url:
-        response = await client.request("GET", f"{url}/x", measure_phases=True)
+        response = await client.request("GET", f"{url}/x")
     assert (response.status_code, response.headers["x-why"], response.json()) == (503, "busy", {"why": "busy"})
     assert {"connect", "processing", "transfer"} == set(response.phases)
     assert sum(response.phases.values()) <= response.seconds
@@ -185,9 +186,20 @@ async def test_the_environment_proxies_no_loopback(client: HttpClient, monkeypat
         assert (await client.get(url)).status_code == 204
 
 
-def test_plain_http_loads_no_certificates() -> None:
-    """The client for plain HTTP to this machine is built without the dear TLS context, and never speaks unverified."""
-    client = HttpClient()
-    pool = client._client("http://127.0.0.1:1/", verify=True, unix_socket=None)._transport._pool  # type: ignore[attr-defined]
-    assert pool._ssl_context.verify_mode is ssl.CERT_REQUIRED
-    assert pool._ssl_context.cert_store_stats()["x509_ca"] == 0
+async def test_plain_http_loads_neither_certificates_nor_httpx() -> None:
+    """A program that only asks plain HTTP pays for no TLS context and has no second client in its memory."""
+    script = (
+        "import asyncio, sys\n"
+        "from watchdog.system.http import HttpClient\n"
+        "from watchdog.system.http_pool import tls_context\n"
+        "async def ask():\n"
+        "    client = HttpClient()\n"
+        "    print((await client.get(sys.argv[1])).status_code)\n"
+        "    await client.close()\n"
+        "asyncio.run(ask())\n"
+        "print(tls_context.cache_info().currsize, 'httpx' in sys.modules)\n"
+    )
+    async with server(answering(b"HTTP/1.1 204 No Content\r\n\r\n")) as url:
+        program = await asyncio.create_subprocess_exec(sys.executable, "-c", script, url, stdout=PIPE)
+        said, _ = await program.communicate()
+    assert said.decode().split() == ["204", "0", "False"]
