@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # Most tests wait for real processes rather than compute, so more of them than cores may run at once.
 JOBS   ?= 4
 
-.PHONY: run test check bench soak format lock clean
+.PHONY: run test check coverage bench soak format lock clean
 
 run: $(STAMP)
 	@$(BIN)/proxywatch run --with-services
@@ -19,7 +19,11 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/coverage run -m pytest tests/unit
+	$(BIN)/python -m pytest tests/unit -n 2
+
+# Every branch of the core is tested; tracing doubles the time, so this is apart from `check`.
+coverage: $(STAMP)
+	$(BIN)/coverage run -m pytest tests/unit/core
 	$(BIN)/coverage report --fail-under=100
 
 bench: $(STAMP)
