@@ -224,10 +224,10 @@ class App:
         if self.draining:
             headers.append((b"connection", b"close"))
         exchange.status = reply.status
-        await exchange.send({"type": "http.response.start", "status": reply.status, "headers": headers})
         if isinstance(body, bytes):
-            await exchange.send({"type": "http.response.body", "body": body})
+            await exchange.send_whole(reply.status, headers, body)
             return
+        await exchange.send({"type": "http.response.start", "status": reply.status, "headers": headers})
         try:
             async for chunk in body:
                 await exchange.send({"type": "http.response.body", "body": chunk, "more_body": True})

@@ -21,6 +21,12 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ON_DISCONNECT = "llm_proxy.on_disconnect"
 """Key of the ASGI scope under which a request leaves what the server calls when the client goes away early."""
 
+WHOLE_ANSWER = "llm_proxy.whole_answer"
+"""Key of the ASGI scope under which our server offers `SendWhole`; another server need not."""
+
+SendWhole = Callable[[int, Headers, bytes], Awaitable[None]]
+"""Sends status, headers (with the content-length) and body at once. ValueError for a header with a line break in it."""
+
 _JSON = (b"content-type", b"application/json")
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
@@ -59,11 +65,25 @@ Handler = Callable[[Request], Awaitable[GatewayReply]]
 class Exchange:
     """One request and how far its answer has come."""
 
-    __slots__ = ("began", "caller", "gone", "headers", "id", "label", "method", "path", "peer", "send", "status")
+    __slots__ = (
+        "began",
+        "caller",
+        "gone",
+        "headers",
+        "id",
+        "label",
+        "method",
+        "path",
+        "peer",
+        "send",
+        "send_whole",
+        "status",
+    )
 
     def __init__(self, scope: Scope, send: Send, began: float) -> None:
         self.began = began
         self.send = send
+        self.send_whole: SendWhole = scope.get(WHOLE_ANSWER) or self._send_in_two
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         client = scope.get("client")
@@ -75,6 +95,10 @@ class Exchange:
         self.caller: Caller | None = None
         self.status = 0
         self.gone = False
+
+    async def _send_in_two(self, status: int, headers: Headers, body: bytes) -> None:
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
 
     def client_gone(self, task: asyncio.Task[Any]) -> Callable[[], None]:
         """What to call when the client goes away: cancels the work, so that the upstream is closed at once."""

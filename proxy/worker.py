@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import faulthandler
-import fcntl
 import json
 import os
 import signal
 import socket
-import termios
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from proxy import memory
 from proxy.app import App
 from proxy.clock import Clock, SystemClock
+from proxy.connection import Connection
 from proxy.control import Answer, Call, ControlServer, Document, not_found
-from proxy.exchange import ON_DISCONNECT
 from proxy.gateway import Gateway
 from proxy.logs import LogWriter, bridge_logging
 from proxy.metrics import Metrics
@@ -63,39 +59,6 @@ def run(order_fd: int) -> int:
         runner.run(Worker(order, settings, SystemClock()).serve())
         faulthandler.unregister(signal.SIGQUIT)
     return 0
-
-
-class Connection(HttpToolsProtocol):
-    """uvicorn's connection, which also tells a request in hand that its client has gone."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            gone = cast("dict[str, Any]", cycle.scope).get(ON_DISCONNECT)
-            if gone is not None:
-                gone()
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Idle from the first moment on, until a request has come."""
-        super().connection_made(transport)
-        self._idle_since = self.loop.time()
-
-    def on_response_complete(self) -> None:
-        """Idle again, unless the client has sent its next request already."""
-        super().on_response_complete()
-        self._idle_since = self.loop.time()
-
-    def idle_seconds(self) -> float:
-        """How long it has had nothing to do; 0 while a request is in hand, or in the kernel and not yet read."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            return 0.0
-        sock = self.transport.get_extra_info("socket")
-        if sock is None or self.transport.is_closing():
-            return 0.0
-        unread = array.array("i", [0])
-        fcntl.ioctl(sock.fileno(), termios.FIONREAD, unread)
-        return 0.0 if unread[0] else self.loop.time() - self._idle_since
 
 
 class Server(uvicorn.Server):
