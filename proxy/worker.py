@@ -176,6 +176,7 @@ class Worker:
     def _tell_ready(self) -> None:
         os.write(self._order.ready_fd, b"1")
         os.close(self._order.ready_fd)
+        memory.settle()
 
     def _master_gone(self) -> None:
         asyncio.get_running_loop().remove_reader(self._order.life_fd)
