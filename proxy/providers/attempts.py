@@ -30,6 +30,8 @@ TRIAL_SECONDS = 3.0
 TRIAL_LATENCIES = 4
 """And this many times what the provider's answers have taken on average."""
 _LEASE_MARGIN_SECONDS = 1.0
+_CIRCUIT_AGE_SECONDS = 0.05
+"""What another worker has learnt of a provider counts so much later at the latest."""
 _DIGITS = 16
 _JSON = b"application/json"
 _EVENT_STREAM = b"text/event-stream"
@@ -142,7 +144,7 @@ class Attempts:
 
     def _tries(self, names: Sequence[str], limit: float) -> Iterator[_Try]:
         """What to try next, decided as late as possible: a trial is claimed only when its turn has come."""
-        self._record.refresh()
+        self._record.refresh(older_than=_CIRCUIT_AGE_SECONDS)
         chosen = plan(names, self._record.circuit, self._clock.monotonic())
         for name in chosen.closed:
             yield _Try(self._endpoints[name], limit)

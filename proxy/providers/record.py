@@ -1,12 +1,14 @@
 """What all workers know of each provider: its circuit, its newest failure and its figures, in the shared store.
 
-Reading costs a microsecond per request. Failures and what changes a circuit are written at once; figures are gathered
-in this worker and folded into the shared ones by `flush`. When the store is busy this worker goes by what it knows.
+A request goes by what was read a moment before. Failures and what changes a circuit are written at once; figures are
+gathered in this worker and folded into the shared ones by `flush`. When the store is busy this worker goes by what it
+knows.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -100,9 +102,14 @@ class ProviderRecord:
         self._window = window
         self._clock = clock
         self._known = {name: _Known() for name in names}
+        self._read_at = -math.inf
 
-    def refresh(self) -> None:
-        """Reads the circuits of all providers; once per request."""
+    def refresh(self, *, older_than: float = 0.0) -> None:
+        """Reads the circuits of all providers, unless that was done in the last `older_than` seconds."""
+        now = self._clock.monotonic()
+        if now - self._read_at < older_than:
+            return
+        self._read_at = now
         self._safely(self._read, None)
 
     def circuit(self, name: str) -> Circuit:
