@@ -84,8 +84,7 @@ class HttpConnection(asyncio.Protocol):
         if self._complete:
             self._keep_alive = False  # nobody asked for this
             return
-        if not self._headers_at:
-            self._head_size += len(data)
+        self._received += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -96,7 +95,7 @@ class HttpConnection(asyncio.Protocol):
             self._keep_alive = False
         if self._size > self._max_bytes:
             self._fail(HttpError(f"the answer is larger than {self._max_bytes} bytes", "too_large"))
-        elif not self._headers_at and self._head_size > _MAX_HEADER_BYTES:
+        elif self._head_size > _MAX_HEADER_BYTES or (not self._headers_at and self._received > _MAX_HEADER_BYTES):
             self._fail(HttpError(f"the answer's headers are larger than {_MAX_HEADER_BYTES} bytes", "protocol"))
         self._wake()
 
@@ -116,6 +115,7 @@ class HttpConnection(asyncio.Protocol):
     # --- what the parser finds ------------------------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_size += len(name) + len(value)
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -163,7 +163,7 @@ class HttpConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
         self._chunks: list[bytes] = []
-        self._size = self._head_size = 0
+        self._size = self._head_size = self._received = 0
         self._headers_at = self._complete_at = 0.0
         self._length_known = self._complete = False
         self._error = None
