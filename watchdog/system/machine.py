@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
-from watchdog.core.model import Sample, labels_of
+from watchdog.core.model import Labels, Sample, labels_of
+from watchdog.system.kernel_files import read_small, read_whole
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
@@ -21,26 +23,33 @@ _MOST_SENSORS = 32
 _VIRTUAL_DISKS = ("loop", "ram", "zram", "fd", "sr")
 
 
+@lru_cache(maxsize=1024)
+def _labels(*pairs: tuple[str, str]) -> Labels:
+    """The same devices come again at every reading."""
+    return labels_of(dict(pairs))
+
+
 def read_cpu() -> Iterator[Sample]:
     """Seconds that each CPU has spent in each mode since boot."""
-    for line in Path("/proc/stat").read_text().splitlines():
-        name, *ticks = line.split()
-        if not name.startswith("cpu"):
+    for line in read_whole("/proc/stat").decode().splitlines():
+        if not line.startswith("cpu"):
             return  # the CPUs stand first, and a long line of interrupts follows
+        name, *ticks = line.split()
         if name != "cpu":
             for mode, value in zip(_MODES, ticks, strict=False):
-                yield Sample("node_cpu_seconds_total", int(value) / _TICKS, labels_of(cpu=name[3:], mode=mode))
+                labels = _labels(("cpu", name[3:]), ("mode", mode))
+                yield Sample("node_cpu_seconds_total", int(value) / _TICKS, labels)
 
 
 def read_load() -> Iterator[Sample]:
     """Load averages."""
-    for minutes, value in zip((1, 5, 15), Path("/proc/loadavg").read_text().split(), strict=False):
+    for minutes, value in zip((1, 5, 15), read_small("/proc/loadavg").split(), strict=False):
         yield Sample(f"node_load{minutes}", float(value))
 
 
 def read_memory() -> Iterator[Sample]:
     """Bytes of memory and swap, in all and free for use."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
+    for line in read_small("/proc/meminfo").decode().splitlines():
         name, _, value = line.partition(":")
         if name in _MEMORY:
             yield Sample(f"node_memory_{name}_bytes", int(value.split()[0]) * 1024)
@@ -58,7 +67,7 @@ def read_filesystems(named: tuple[str, ...] = ()) -> Iterator[Sample]:
         except PermissionError:
             continue
         seen.add(device)
-        labels = labels_of(device=device, mountpoint=mountpoint, fstype=kind)
+        labels = _labels(("device", device), ("mountpoint", mountpoint), ("fstype", kind))
         yield Sample("node_filesystem_size_bytes", size.f_blocks * size.f_frsize, labels)
         yield Sample("node_filesystem_avail_bytes", size.f_bavail * size.f_frsize, labels)
         yield Sample("node_filesystem_files", size.f_files, labels)
@@ -66,7 +75,7 @@ def read_filesystems(named: tuple[str, ...] = ()) -> Iterator[Sample]:
 
 
 def _mounts() -> Iterator[tuple[str, str, str]]:
-    for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines():
+    for line in os.fsdecode(read_whole("/proc/self/mounts")).splitlines():
         device, mountpoint, kind = line.split(" ")[:3]
         # The kernel writes blanks in names as octal escapes.
         yield device, mountpoint.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\"), kind
@@ -74,34 +83,36 @@ def _mounts() -> Iterator[tuple[str, str, str]]:
 
 def read_network() -> Iterator[Sample]:
     """Errors since boot by device, except the loopback."""
-    for line in Path("/proc/net/dev").read_text().splitlines()[2 : 2 + _MOST_DEVICES]:
+    for line in read_whole("/proc/net/dev").decode().splitlines()[2 : 2 + _MOST_DEVICES]:
         device, _, figures = line.partition(":")
         values = figures.split()
         if device.strip() != "lo":
-            labels = labels_of(device=device.strip())
+            labels = _labels(("device", device.strip()))
             yield Sample("node_network_receive_errs_total", int(values[2]), labels)
             yield Sample("node_network_transmit_errs_total", int(values[10]), labels)
 
 
 def read_disks() -> Iterator[Sample]:
     """Seconds that each whole disk has been busy since boot."""
-    block = Path("/sys/block")
-    whole = {entry.name for entry in block.iterdir()} if block.is_dir() else None
+    try:
+        whole = frozenset(entry.name for entry in os.scandir("/sys/block"))
+    except FileNotFoundError:
+        whole = None
     count = 0
-    for line in Path("/proc/diskstats").read_text().splitlines():
+    for line in read_whole("/proc/diskstats").decode().splitlines():
         fields = line.split()
         device = fields[2]
         is_disk = not device.startswith(_VIRTUAL_DISKS) and (whole is None or device in whole)
         if is_disk and count < _MOST_DEVICES:
             count += 1
-            yield Sample("node_disk_io_time_seconds_total", int(fields[12]) / 1000, labels_of(device=device))
+            yield Sample("node_disk_io_time_seconds_total", int(fields[12]) / 1000, _labels(("device", device)))
 
 
 def read_pressure() -> Iterator[Sample]:
     """Seconds in which some task waited for CPU, disk or memory (PSI); nothing if the kernel does not count them."""
     for resource in ("cpu", "io", "memory"):
         try:
-            text = Path(f"/proc/pressure/{resource}").read_text()
+            text = read_small(f"/proc/pressure/{resource}").decode()
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError:
@@ -115,7 +126,7 @@ def read_pressure() -> Iterator[Sample]:
 
 def read_descriptors() -> Iterator[Sample]:
     """Open files of the whole machine, and how many there may be."""
-    allocated, _, maximum = Path("/proc/sys/fs/file-nr").read_text().split()
+    allocated, _, maximum = read_small("/proc/sys/fs/file-nr").split()
     yield Sample("node_filefd_allocated", int(allocated))
     yield Sample("node_filefd_maximum", int(maximum))
 

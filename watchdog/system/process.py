@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from watchdog.errors import ActionError
 from watchdog.system import pidfd
+from watchdog.system.kernel_files import read_small, read_whole
 
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _KILL_GRACE = 5.0
-_SMALL_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +51,10 @@ class ProcessMemory:
     anon_bytes: int
 
 
-def _read_small(path: str) -> bytes:
-    """A file of /proc that fits a page, several times cheaper than through pathlib and a buffered file."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, _SMALL_BYTES)
-    finally:
-        os.close(descriptor)
-
-
 def read_stat(pid: int) -> ProcessStat | None:
     """None if there is no such process."""
     try:
-        line = _read_small(f"/proc/{pid}/stat")
+        line = read_small(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The name stands in parentheses and may contain anything, even parentheses.
@@ -94,7 +87,7 @@ def read_memory(pid: int) -> ProcessMemory:
     Raises OSError (PermissionError, FileNotFoundError, ProcessLookupError).
     """
     private = anonymous = 0
-    for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():
+    for line in read_whole(f"/proc/{pid}/smaps_rollup").decode().splitlines():
         match line.split():
             case [("Private_Clean:" | "Private_Dirty:" | "Private_Hugetlb:"), kilobytes, "kB"]:
                 private += int(kilobytes) * 1024
@@ -105,7 +98,7 @@ def read_memory(pid: int) -> ProcessMemory:
 
 def read_anon_bytes(pid: int) -> int:
     """RssAnon from /proc/PID/status: cheap, readable by everybody. Raises OSError; ProcessLookupError for a zombie."""
-    for line in _read_small(f"/proc/{pid}/status").splitlines():
+    for line in read_small(f"/proc/{pid}/status").splitlines():
         if line.startswith(b"RssAnon:"):
             return int(line.split()[1]) * 1024
     raise ProcessLookupError(f"process {pid} has no memory of its own")
@@ -122,9 +115,17 @@ def count_descriptors(pid: int) -> int | None:
 
 def started_at(identity: ProcessIdentity) -> float:
     """When the process started, in seconds since the epoch, as the machine's clock counts them now."""
-    for line in (_PROC / "stat").read_bytes().splitlines():
+    return _boot_time(round(time.clock_gettime(time.CLOCK_REALTIME) - time.clock_gettime(time.CLOCK_BOOTTIME), 1)) + (
+        identity.start_ticks / _TICKS
+    )
+
+
+@lru_cache(maxsize=4)
+def _boot_time(_wall_less_boottime: float) -> int:
+    """The kernel's boot time, which is dear to read and moves only when somebody steps the machine's clock."""
+    for line in read_whole("/proc/stat").splitlines():
         if line.startswith(b"btime "):
-            return int(line.split()[1]) + identity.start_ticks / _TICKS
+            return int(line.split()[1])
     raise OSError("/proc/stat has no btime")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from watchdog.system.kernel_files import read_small
 from watchdog.system.process import ProcessIdentity, identify, started_at, wait_exit
 from watchdog.system.services import ServiceContext, ServiceError, ServiceSettings, ServiceStatus, services
 
@@ -56,7 +57,7 @@ def read_pidfile(path: Path) -> ProcessIdentity | None:
     file that cannot be read or holds no number.
     """
     try:
-        text = path.read_text()
+        text = read_small(str(path)).decode()
         written_at = path.stat().st_mtime
     except FileNotFoundError:
         return None
