@@ -104,7 +104,6 @@ class Upstream:
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds),
-            skip_auto_headers=("user-agent", "accept", "content-type"),
             auto_decompress=True,
         )
         self._targets: dict[str, _Target] = {}
@@ -141,7 +140,8 @@ class Upstream:
 
     async def _send(self, method: str, url: yarl.URL, headers: dict[str, str], body: bytes | None) -> Answer:
         try:
-            request = self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
+            data = None if body is None else aiohttp.BytesPayload(body)
+            request = self._session.request(method, url, data=data, headers=headers, allow_redirects=False)
             return Answer(await request)
         except aiohttp.ConnectionTimeoutError as error:
             raise _error(error) from error
@@ -153,7 +153,12 @@ class Upstream:
     def _target(self, endpoint: Endpoint) -> _Target:
         target = self._targets.get(endpoint.name)
         if target is None:
-            fixed = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "llm-proxy"}
+            fixed = {
+                "accept": "*/*",
+                "accept-encoding": "identity",
+                "content-type": "application/json",
+                "user-agent": "llm-proxy",
+            }
             target = self._targets[endpoint.name] = _Target(
                 yarl.URL(endpoint.chat_url), yarl.URL(endpoint.models_url), fixed | dict(endpoint.headers)
             )
