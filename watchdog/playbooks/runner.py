@@ -213,6 +213,9 @@ class Runner:
         while True:
             try:
                 await self._drive(run, playbook)
+            except _OverError:
+                self._cancel(run, "what it answers no longer fires, and nothing had to be done")
+                return
             except StoreError as error:
                 log.critical("run %s stands still until the store is back: %s", run.id, error)
                 run = await self._when_remembered(run)
@@ -308,6 +311,8 @@ class Runner:
             if decision.allowed:
                 self._waiting.pop(run.id, None)
                 return None
+            if run.trigger == "alert" and not begun and not self._verifier.fires(run, playbook):
+                raise _OverError
             self._waiting[run.id] = decision
             reasons = tuple(d.reason for d in decision.denials)
             if reasons != shown:
@@ -376,3 +381,7 @@ class Runner:
         incident = self._desk.get(run.incident_id) if run.incident_id is not None else None
         if incident is not None and (incident.state, event) in TRANSITIONS:
             self._desk.move(incident.id, event, reason)
+
+
+class _OverError(Exception):
+    """The alerts ended by themselves while the run waited to be allowed to act."""

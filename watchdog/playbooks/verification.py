@@ -37,6 +37,11 @@ class Verifier:
         """What the rung wants to reach, at this instant."""
         return self._missing(run, playbook, rung) == ""
 
+    def fires(self, run: Run, playbook: Playbook) -> bool:
+        """Whether anything still fires that the playbook is for."""
+        incident = self._desk.get(run.incident_id) if run.incident_id is not None else None
+        return incident is not None and bool(self.answered(incident, playbook))
+
     def answered(self, incident: Incident, playbook: Playbook) -> list[Alert]:
         """The incident's firing alerts that the playbook is for: the others are not its to end."""
         kind = parse_target(incident.key).kind

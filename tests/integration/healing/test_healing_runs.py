@@ -176,6 +176,20 @@ async def test_what_gets_well_while_waiting_is_not_repaired(tmp_path: Path, make
     assert world.effects == []
 
 
+async def test_a_refused_run_ends_when_nothing_fires_any_more(tmp_path: Path, make_world: MakeWorld) -> None:
+    """A service that a person stopped: its part's run is refused, its alerts end, and nobody is told of anything."""
+    ladder = {**rung("one", step(tmp_path, "one")), "verify": {**QUICK, "expr": "serving"}}
+    world = make_world(playbook(ladder), stopped=frozenset({"web"}))
+    incident = world.fire(alert())
+    run = world.begin(incident)
+    await until(lambda: world.runner.waiting(run.id))
+    world.clear()
+    assert (await world.ended(run)).state == "cancelled"
+    assert world.incident(incident).state is IncidentState.RESOLVED
+    assert world.effects == []
+    assert [kind for kind, _ in world.told()] == ["resolved"]
+
+
 async def test_a_final_refusal_escalates_with_its_reason(tmp_path: Path, make_world: MakeWorld) -> None:
     """A spent budget is not waited for: the run is refused, nothing is done, and a person is told why."""
     world = make_world(one(tmp_path), limits=NOTHING)

@@ -225,6 +225,24 @@ async def test_a_record_that_cannot_be_read_is_an_error(make: MakeChild, context
     record.unlink()
 
 
+async def test_a_stop_by_hand_is_told_by_what_status_prints(context: ServiceContext, tmp_path: Path) -> None:
+    """systemctl prints `inactive` of a unit that somebody stopped, `failed` of one that nobody wanted to end."""
+    says = tmp_path / "says"
+    settings = CommandSettings(
+        kind="command",
+        start=("true",),
+        stop=("true",),
+        status=("sh", "-c", f"cat {says}; exit 3"),
+        stopped_output="inactive",
+    )
+    service = CommandService(settings, context)
+    says.write_text("failed\n")
+    assert not (await service.status()).on_purpose
+    says.write_text("inactive\n")
+    status = await service.status()
+    assert (status.state, status.on_purpose) == ("stopped", True)
+
+
 async def test_commands_of_an_init_system(context: ServiceContext, tmp_path: Path) -> None:
     """Start, stop and status run as configured; exit 3 is stopped, on purpose only if we stopped it."""
     flag = tmp_path / "flag"

@@ -39,6 +39,9 @@ class CommandSettings(ServiceSettings):
     """Stop and start, if there is no such command."""
     status: tuple[str, ...] | None = Field(None, min_length=1)
     """Exit 0: running; 3: stopped; 1 and 2: failed; anything else: unknown."""
+    stopped_output: str = ""
+    """What `status` prints last when somebody stopped the service on purpose (`inactive` from `systemctl is-active`):
+    then nobody starts it again. Empty: a stop by hand cannot be told from an end that nobody wanted."""
     pidfile: Path | None = None
     """Where the service writes its number: only with it can its end be announced."""
     start_timeout: Duration = 60.0
@@ -68,6 +71,8 @@ class CommandService:
             found = ServiceStatus(state, note=note)
             if by_pidfile is not None and state == "running":
                 found = replace(found, identity=by_pidfile.identity, since=by_pidfile.since)
+            if state == "stopped" and self._settings.stopped_output == result.tail != "":
+                return replace(found, on_purpose=True)
         if stopped_by_us and found.state in ("stopped", "failed"):
             return replace(found, state="stopped", on_purpose=True)
         return found
