@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import orjson
 
+from proxy.cache.behind import WriteBehind
 from proxy.cache.policy import Directives, directives, request_key, storable
 from proxy.cache.store import Hit, ResponseCache, Totals
 from proxy.clock import Clock
@@ -86,6 +87,7 @@ class Gateway:
         except OSError as error:
             raise ConfigError(f"{settings.state_dir} cannot be used: {error}", key="state_dir") from error
         self._cache = ResponseCache(self._shared, limits, self._clock)
+        self._behind = WriteBehind(self._store, lambda: self._totals().flushes, self._clock)
         policy = Policy(
             breaker.consecutive_failures,
             breaker.error_ratio,
@@ -111,6 +113,7 @@ class Gateway:
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticking
         await self._recovery.close()
+        self._behind.settle()
         self._share()
         await self._upstream.close()
         self._shared.close()
@@ -122,7 +125,7 @@ class Gateway:
         allowed = self._directives(headers)
         key = request_key(request.fields, caller) if allowed.lookup or allowed.store else b""
         if allowed.lookup:
-            hit = self._guarded(lambda: self._cache.get(key), None)
+            hit = self._find(key)
             self._count(hit is not None)
             if hit is not None:
                 return _from_cache(hit, request)
@@ -130,7 +133,7 @@ class Gateway:
         if allowed.store and delivered.parsed is not None and storable(delivered.parsed):
             answer = delivered.body
             assert isinstance(answer, bytes)
-            self._evictions.inc(by=self._guarded(lambda: self._cache.put(key, answer), 0))
+            self._behind.put(key, answer)
         replied = [
             (b"content-type", delivered.content_type),
             (b"x-provider", delivered.provider.encode("latin-1", "replace")),
@@ -165,6 +168,7 @@ class Gateway:
 
     def cache_health(self) -> dict[str, Any]:
         """Usage of the whole service's cache; warning above 90 % and critical above 95 % of a limit."""
+        self._behind.settle()
         limits, totals = self._settings.cache, self._totals()
         usage = max(totals.size_bytes / (limits.max_size_mb * _MIB), totals.entries / limits.max_entries)
         status = "critical" if usage > 0.95 else "warning" if usage > 0.9 else "healthy"
@@ -182,12 +186,13 @@ class Gateway:
 
     def cache_metrics(self) -> dict[str, Any]:
         """`cache_health` and how many look-ups its hit rate is over."""
-        totals = self._totals()
-        return self.cache_health() | {"recent_hits": round(totals.hits), "recent_misses": round(totals.misses)}
+        health, totals = self.cache_health(), self._totals()
+        return health | {"recent_hits": round(totals.hits), "recent_misses": round(totals.misses)}
 
     def evict_cache(self, *, expired: bool, fraction: float | None) -> dict[str, Any]:
         """Removes expired entries and then a fraction of the others, least recently used first. ApiError 503 when the
         store is busy."""
+        self._behind.settle()
         evicted = self._insisted(lambda: self._cache.evict(expired=expired, fraction=fraction), 0)
         self._evictions.inc(by=evicted)
         self._refresh()
@@ -196,6 +201,7 @@ class Gateway:
 
     def flush_cache(self) -> dict[str, Any]:
         """Empties the cache for all workers. ApiError 503 when the store is busy."""
+        self._behind.settle()
         flushed = self._insisted(self._cache.flush, 0)
         self._refresh()
         return {"flushed": flushed, "flushes": self._totals().flushes}
@@ -213,6 +219,13 @@ class Gateway:
         if not self._settings.cache.enabled:
             return Directives(lookup=False, store=False)
         return directives(headers.get("cache-control", ""))
+
+    def _find(self, key: bytes) -> Hit | None:
+        gathered = self._behind.get(key)
+        return self._guarded(lambda: self._cache.get(key), None) if gathered is None else Hit(gathered, 0.0)
+
+    def _store(self, answers: list[tuple[bytes, bytes]], flushes: int | None) -> None:
+        self._evictions.inc(by=self._guarded(lambda: self._cache.put_all(answers, flushes), 0))
 
     def _count(self, hit: bool) -> None:
         (self._hits if hit else self._misses).inc()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,17 +90,27 @@ class ResponseCache:
         return Hit(body, max(0.0, now - stored))
 
     def put(self, key: bytes, body: bytes) -> int:
-        """Stores an answer, making room first; returns how many entries had to go. Too large a one is left out."""
-        if len(body) > self._max_entry_bytes or len(body) + OVERHEAD_BYTES > self._max_bytes:
+        """`put_all` of one answer, whatever was flushed before."""
+        return self.put_all([(key, body)])
+
+    def put_all(self, answers: Sequence[tuple[bytes, bytes]], flushes: int | None = None) -> int:
+        """Stores answers in one transaction, making room first; returns how many entries had to go. Too large a one is
+        left out; all are, if the cache has been flushed since it had counted so many `flushes`."""
+        fitting = [answer for answer in answers if self.fits(answer[1])]
+        if not fitting:
             return 0
         try:
-            return self._put(key, body)
+            return self._put_all(fitting, flushes)
         except StoreFullError:
             removed = self.evict(expired=True, fraction=0.25)
         try:
-            return removed + self._put(key, body)
+            return removed + self._put_all(fitting, flushes)
         except StoreFullError:
             return removed
+
+    def fits(self, body: bytes) -> bool:
+        """Whether an answer is not too large for the cache."""
+        return len(body) <= self._max_entry_bytes and len(body) + OVERHEAD_BYTES <= self._max_bytes
 
     def evict(self, *, expired: bool, fraction: float | None) -> int:
         """Removes what has expired and then this fraction of the entries, least recently used first; says how many."""
@@ -137,26 +148,33 @@ class ResponseCache:
                 edit.misses *= _HIT_MEMORY / 2 / looked_up
             edit.save()
 
-    def _put(self, key: bytes, body: bytes) -> int:
-        limits, size, now = self._limits, len(body) + OVERHEAD_BYTES, self._clock.wall()
-        ttl = limits.ttl * (1 - _TTL_JITTER + 2 * _TTL_JITTER * key[0] / 255)
+    def _put_all(self, answers: Sequence[tuple[bytes, bytes]], flushes: int | None) -> int:
+        now = self._clock.wall()
         with self._shared.write() as txn:
             edit = _Edit(self._shared, txn)
-            edit.remove(key)
-            before = edit.entries
-            if edit.above(size, self._max_bytes, limits.max_entries, limits.eviction_threshold):
-                edit.remove_expired(now, limits.eviction_batch_size)
-            if edit.above(size, self._max_bytes, limits.max_entries, limits.eviction_threshold):
-                enough = limits.eviction_threshold * _RELIEF
-                for _ in range(limits.eviction_batch_size):
-                    if not edit.above(size, self._max_bytes, limits.max_entries, enough):
-                        break
-                    edit.remove_oldest(1)
-            while edit.above(size, self._max_bytes, limits.max_entries, 1.0) and edit.remove_oldest(1):
-                pass
-            removed = before - edit.entries
-            edit.add(key, body, _ENTRY.pack(now, now + ttl, now, size))
+            if flushes is not None and edit.flushes != flushes:
+                return 0
+            removed = sum(self._put(edit, key, body, now) for key, body in answers)
             edit.save()
+        return removed
+
+    def _put(self, edit: _Edit, key: bytes, body: bytes, now: float) -> int:
+        limits, size = self._limits, len(body) + OVERHEAD_BYTES
+        ttl = limits.ttl * (1 - _TTL_JITTER + 2 * _TTL_JITTER * key[0] / 255)
+        edit.remove(key)
+        before = edit.entries
+        if edit.above(size, self._max_bytes, limits.max_entries, limits.eviction_threshold):
+            edit.remove_expired(now, limits.eviction_batch_size)
+        if edit.above(size, self._max_bytes, limits.max_entries, limits.eviction_threshold):
+            enough = limits.eviction_threshold * _RELIEF
+            for _ in range(limits.eviction_batch_size):
+                if not edit.above(size, self._max_bytes, limits.max_entries, enough):
+                    break
+                edit.remove_oldest(1)
+        while edit.above(size, self._max_bytes, limits.max_entries, 1.0) and edit.remove_oldest(1):
+            pass
+        removed = before - edit.entries
+        edit.add(key, body, _ENTRY.pack(now, now + ttl, now, size))
         return removed
 
     def _touch(self, key: bytes, now: float) -> None:

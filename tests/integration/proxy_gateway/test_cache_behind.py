@@ -1,0 +1,79 @@
+"""Answers on their way into the cache, beside the cache of another worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.cache.behind import WriteBehind
+from proxy.cache.store import ResponseCache
+from proxy.clock import FakeClock, SystemClock
+from proxy.settings import CacheLimits
+from proxy.shared import Shared
+
+A, B, C = (bytes([number]) * 16 for number in range(3))
+BIG = b"x" * 3_000_000
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[ResponseCache]:
+    shared = Shared(tmp_path / "shared", 64 * 2**20, SystemClock())
+    yield ResponseCache(shared, CacheLimits(max_entry_kb=4096), SystemClock())
+    shared.close()
+
+
+def behind(cache: ResponseCache, clock: FakeClock) -> WriteBehind:
+    return WriteBehind(
+        lambda answers, flushes: cache.put_all(answers, flushes) and None, lambda: cache.totals().flushes, clock
+    )
+
+
+async def test_an_answer_after_a_pause_is_everybodys_at_once(cache: ResponseCache) -> None:
+    """Without load each answer is stored before its caller has it."""
+    clock = FakeClock()
+    gate = behind(cache, clock)
+    for key in (A, B):
+        gate.put(key, b"answer")
+        assert cache.get(key) is not None
+        clock.advance(0.1)
+
+
+async def test_answers_that_follow_closely_are_stored_together_by_themselves(cache: ResponseCache) -> None:
+    """Under load an answer is this worker's at once and everybody's a moment later."""
+    gate = behind(cache, FakeClock())
+    for key in (A, B, C):
+        gate.put(key, key)
+    assert (gate.get(B), gate.get(C)) == (B, C)
+    assert cache.totals().entries == 1
+    async with asyncio.timeout(5):
+        while cache.totals().entries < 3:
+            await asyncio.sleep(0.005)
+    assert gate.get(B) is None
+    assert {hit.body for key in (A, B, C) if (hit := cache.get(key))} == {A, B, C}
+
+
+async def test_a_flush_by_another_worker_reaches_what_is_gathered(cache: ResponseCache) -> None:
+    """What was answered before a flush is neither found nor stored after it."""
+    gate = behind(cache, FakeClock())
+    gate.put(A, b"old")
+    gate.put(B, b"old")
+    cache.flush()
+    assert gate.get(B) is None
+    gate.put(B, b"older")
+    cache.flush()
+    gate.settle()
+    assert cache.totals().entries == 0
+    gate.put(C, b"new")
+    gate.settle()
+    assert cache.totals().entries == 1
+
+
+async def test_little_is_held_back(cache: ResponseCache) -> None:
+    """Large answers do not pile up in a worker's memory."""
+    gate = behind(cache, FakeClock())
+    for key in (A, B, C):
+        gate.put(key, BIG)
+    assert cache.totals().entries == 3
