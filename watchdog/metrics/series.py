@@ -178,27 +178,29 @@ class SeriesStore:
         self._next_prune = float("-inf")
 
     def ingest(self, samples: Iterable[Sample], at: float, extra: Labels = (), source: str = "") -> set[str]:
-        """Stores `samples` measured at `at` (epoch seconds) and returns the names written.
+        """Stores `samples` measured at `at` (epoch seconds); returns the names under which something is new.
+
+        A series that only goes on with the value that it had is no news to a rule, which its own interval brings round.
 
         `extra` are target labels (job, service …) that win over a sample's own. With a `source`, the series join those
         that the source is expected to return at its next scrape.
         """
-        written = self._write(samples, at, extra)
+        written, news = self._write(samples, at, extra)
         if source:
             self._sources.setdefault(source, {}).update(dict.fromkeys(written))
-        return {series.name for series in written}
+        return news
 
     def ingest_scrape(self, source: str, samples: Iterable[Sample], at: float, extra: Labels = ()) -> set[str]:
         """As `ingest`, for everything that `source` has now: series that it had before and lacks now become stale.
 
-        Returns the names written and the names of which a series became stale. No samples means that the source failed.
+        Returns the names under which something is new or became stale. No samples means that the source failed.
         """
-        written = self._write(samples, at, extra)
+        written, news = self._write(samples, at, extra)
         now = dict.fromkeys(written)
         gone = [series for series in self._sources.get(source, ()) if series not in now]
         self.mark_stale(gone, at)
         self._sources[source] = now
-        return {series.name for series in chain(written, gone)}
+        return news.union(series.name for series in gone)
 
     def forget_source(self, source: str, at: float) -> set[str]:
         """Ends all series of a source that exists no more; returns their names."""
@@ -213,24 +215,28 @@ class SeriesStore:
             if not is_stale(one.values[-1]):
                 one.append(max(time, one.last), STALE)
 
-    def _write(self, samples: Iterable[Sample], at: float, extra: Labels) -> list[Series]:
+    def _write(self, samples: Iterable[Sample], at: float, extra: Labels) -> tuple[list[Series], set[str]]:
         if at >= self._next_prune:
             self._prune(at)
         time = round(at * 1000)
         oldest = time - round(self.retention * 1000)
         resolved = self._resolved.setdefault(extra, {})
         written = []
+        news = set[str]()
+        forgotten = time - round(LOOKBACK_SECONDS * 1000)
         for sample in samples:
             series = resolved.get((sample.name, sample.labels)) or self._resolve(sample, extra)
             if series is None:
                 self.dropped += 1
                 continue
             written.append(series)
+            if not series.times or series.values[-1] != sample.value or series.times[-1] <= forgotten:
+                news.add(sample.name)
             if not series.append(time, sample.value):
                 self.late += 1
             elif len(series.times) >= 2 * BLOCK_SAMPLES:
                 series.seal(oldest, self.max_samples)
-        return written
+        return written, news
 
     def _resolve(self, sample: Sample, extra: Labels) -> Series | None:
         labels = labels_of(dict((*sample.labels, *extra)))

@@ -53,6 +53,22 @@ def test_what_a_source_returns_no_more_ends_at_once() -> None:
     assert now_of(store, "y", T0 + 0.5) == {(): 3.0}
 
 
+def test_only_what_is_new_is_news() -> None:
+    """A value that goes on is no news; another value, a series that is new, ended or back, and a long silence are."""
+    store = SeriesStore()
+    steps: list[tuple[float, list[Sample], set[str]]] = [
+        (0, [sample("x", 1.0), sample("y", 1.0)], {"x", "y"}),
+        (1, [sample("x", 1.0), sample("y", 2.0)], {"y"}),
+        (2, [sample("x", 1.0), sample("x", 1.0, a="1"), sample("y", 2.0)], {"x"}),
+        (3, [sample("y", 2.0)], {"x"}),
+        (4, [sample("x", 1.0), sample("y", 2.0)], {"x"}),
+        (400, [sample("x", 1.0), sample("y", 2.0)], {"x", "y"}),
+    ]
+    assert [store.ingest_scrape("p", given, T0 + after) for after, given, _ in steps] == [news for *_, news in steps]
+    assert store.ingest([sample("x", 1.0)], T0 + 401, source="p") == set()
+    assert store.ingest([sample("x", 0.0)], T0 + 402, source="p") == {"x"}
+
+
 def test_a_failed_source_ends_only_its_own_series() -> None:
     """No samples means that the source failed; what others measure goes on."""
     store = SeriesStore()
