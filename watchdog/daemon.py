@@ -218,6 +218,7 @@ class Daemon:
         """Makes incidents agree with alerts, and considers again those that nothing is done about."""
         while True:
             await asyncio.sleep(SYNC_SECONDS)
+            self.schedule.follow_clock()
             with self._store_trouble():
                 self._consider(self.desk.sync(self.engine.alerts()))
                 self._consider(self.desk.unresolved)
@@ -233,8 +234,7 @@ class Daemon:
         limit = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
         while True:
             await asyncio.sleep(min(5.0, limit / 3) if limit else 5.0)
-            longest = max((p.interval for p in self.parts.loaded.config.probes.values()), default=60.0)
-            if self.clock.now() - self.schedule.advanced_at < longest + 10:
+            if self.clock.now() - self.schedule.advanced_at < 3 * SELF_SECONDS:
                 self._notify(f"WATCHDOG=1\nSTATUS={self._headline()}")
 
     async def _persistently(self, work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

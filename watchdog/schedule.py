@@ -17,6 +17,9 @@ log = logging.getLogger("proxywatch.schedule")
 
 Work = Callable[[], Awaitable[None]]
 
+STEP_SECONDS = 0.5
+"""By how much the machine's clock must have been set for `follow_clock` to plan anew."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -43,6 +46,7 @@ class Schedule:
         self._scheduler.add_listener(self._overran, EVENT_JOB_MAX_INSTANCES | EVENT_JOB_MISSED)
         self._late: dict[str, float] = {}
         self._overruns: dict[str, int] = {}
+        self._wall_ahead = clock.wall() - clock.now()
         self.advanced_at = clock.now()
         """When a job last ran: the proof of life that systemd's watchdog is fed from."""
 
@@ -77,6 +81,18 @@ class Schedule:
             replace_existing=True,
             next_run_time=first + timedelta(seconds=0.0 if at_once else pace.interval),
         )
+
+    def follow_clock(self) -> None:
+        """To be called every few seconds: if the machine's clock was set meanwhile, every job runs now and then at its
+        pace again. APScheduler plans by that clock, and would otherwise run nothing for as long as it was set back."""
+        ahead = self._clock.wall() - self._clock.now()
+        if abs(ahead - self._wall_ahead) < STEP_SECONDS:
+            return
+        log.warning("the machine's clock was set by %+.1f s; measuring goes on at its pace", ahead - self._wall_ahead)
+        self._wall_ahead = ahead
+        now = datetime.fromtimestamp(self._clock.wall(), tz=self._scheduler.timezone)
+        for job in self._scheduler.get_jobs():
+            job.modify(next_run_time=now)
 
     def remove(self, name: str) -> None:
         """Takes a job away; KeyError if there is none."""
