@@ -95,6 +95,10 @@ class Incident:
     """How many notices have been sent about it."""
     healed: bool = False
     """A run of ours verified."""
+    heard: tuple[str, ...] = ()
+    """The alerts that people have been told of, in a notice that asks for them."""
+    paged: bool = False
+    """A person was asked for what only a person can do, while users were served."""
 
     @property
     def seconds_to_detect(self) -> float:

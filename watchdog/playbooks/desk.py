@@ -119,23 +119,25 @@ class Desk:
             now = self._clock.now()
             incident = transition(self._open[incident_id], event, now, reason)
             if event is IncidentEvent.ESCALATED:
-                first = self._open[incident_id].escalated_at is None
+                news = self._open[incident_id].escalated_at is None or bool(self.unheard(incident))
                 self._put(incident)
                 self.tell(incident_id, "escalated", reason)
-                if first:
+                if news:
                     self.announce(incident_id, NoticeKind.ESCALATED, reason)
             else:
                 self._put(incident)
         return self._open[incident_id]
 
     def page(self, incident_id: int, reason: str) -> None:
-        """Tells a person what only a person can do, although the incident is being kept at bay; once an incident."""
+        """Tells a person what only a person can do, although the incident is being kept at bay; once an incident. That
+        it was given up after all is told as well."""
+        incident = self._open[incident_id]
+        if incident.paged or incident.escalated_at is not None:
+            return
         with self.transaction():
-            incident = self._open[incident_id]
-            self._put(replace(incident, escalated_at=incident.escalated_at or self._clock.now(), reason=reason))
+            self._put(replace(incident, paged=True, reason=reason))
             self.tell(incident_id, "person_needed", reason)
-            if incident.escalated_at is None:
-                self.announce(incident_id, NoticeKind.ESCALATED, reason)
+            self.announce(incident_id, NoticeKind.ESCALATED, reason)
 
     def settle(self, incident_id: int) -> None:
         """Resolves the incident if nothing of it fires any more and no run is under way."""
@@ -185,12 +187,17 @@ class Desk:
         with self.transaction():
             self._say(self._open[incident_id], kind, reason)
 
+    def unheard(self, incident: Incident) -> list[Alert]:
+        """The incident's firing alerts of which nobody has been told yet."""
+        return [a for a in self.alerts_of(incident) if a.label.get("alertname", "") not in incident.heard]
+
     def _say(self, incident: Incident, kind: NoticeKind, reason: str) -> None:
         told = incident.told + 1
+        said = replace(incident, told=told, heard=incident.alertnames)
         if incident.id in self._open:
-            self._put(replace(incident, told=told))
+            self._put(said)
         else:
-            self.incidents.save(replace(incident, told=told))
+            self.incidents.save(said)
         story = [e for e in self.incidents.story(incident.id) if e.kind != "notice"]
         self._announce(
             Notice(

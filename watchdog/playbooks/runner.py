@@ -103,10 +103,7 @@ class Runner:
             incident = self._desk.move(incident.id, IncidentEvent.RELEASED, "still wrong after the repair above it")
         playbook = self.playbook_for(incident)
         if playbook is None or playbook.autonomy != "auto":
-            if incident.told == 0:
-                why = "no playbook answers it" if playbook is None else f"{playbook.name} only {playbook.autonomy}s"
-                self._desk.tell(incident.id, "unhandled", why)
-                self._desk.announce(incident.id, NoticeKind.OPENED, why)
+            self._tell_unhandled(incident)
             return
         match incident.state:
             case IncidentState.OPEN | IncidentState.HEALING:
@@ -115,8 +112,32 @@ class Runner:
                 self.begin(incident, playbook, incident.key)
             case IncidentState.ESCALATED if self._may_retry(incident, playbook):
                 self.begin(incident, playbook, incident.key)
+            case IncidentState.VERIFYING:
+                self._page_if_needed(incident, playbook, {**dict(incident.labels), **parse_target(incident.key).labels})
+                self._tell_unhandled(incident)
             case _:
-                return
+                self._tell_unhandled(incident)
+
+    def _tell_unhandled(self, incident: Incident) -> None:
+        """Tells of alerts that nothing repairs and of which nobody has heard, each once an incident: what joins an
+        incident that people know of may be another trouble, or a worse one."""
+        incident = self._desk.get(incident.id) or incident
+        kind = parse_target(incident.key).kind
+        whys = []
+        for alert in self._desk.unheard(incident):
+            found = [self.playbooks[n] for n in sorted(self.playbooks) if self.playbooks[n].is_for(alert.label, kind)]
+            if not any(playbook.autonomy == "auto" for playbook in found):
+                whys.append(f"{found[0].name} only {found[0].autonomy}s" if found else "no playbook answers it")
+        if whys:
+            why = "; ".join(dict.fromkeys(whys))
+            with self._desk.transaction():
+                self._desk.tell(incident.id, "unhandled", why)
+                self._desk.announce(incident.id, NoticeKind.OPENED, why)
+
+    def _page_if_needed(self, incident: Incident, playbook: Playbook, labels: Mapping[str, str]) -> None:
+        needs = [n.text for n in playbook.needs_person if self._verifier.holds(fill(n.when, labels))]
+        if needs:
+            self._desk.page(incident.id, " ".join(needs))
 
     def _kept_at_bay(self, incident: Incident, playbook: Playbook) -> bool:
         """Whether what the last run reached still holds, although the cause goes on."""
@@ -365,9 +386,7 @@ class Runner:
                 return
             self._move(run, IncidentEvent.ACTED)
             self._move(run, IncidentEvent.MITIGATED, "users are served; waiting for the cause to end")
-            needs = [n.text for n in playbook.needs_person if self._verifier.holds(fill(n.when, run.labels))]
-            if needs and incident.escalated_at is None:
-                self._desk.page(incident.id, " ".join(needs))
+            self._page_if_needed(incident, playbook, run.labels)
 
     def _escalate(self, run: Run, state: str, reason: str) -> None:
         with self._desk.transaction():

@@ -92,6 +92,7 @@ def _incident(row: sqlite3.Row) -> Incident:
         annotations=pairs(body["annotations"]),
         firing=tuple(body["firing"]),
         alertnames=tuple(body["alertnames"]),
+        heard=tuple(body.get("heard", ())),
     )
     return Incident(**body)
 

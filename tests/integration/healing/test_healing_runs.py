@@ -531,3 +531,55 @@ async def test_what_was_begun_holds_its_target_again(tmp_path: Path, make_world:
     assert (await world.ended(run)).state == "verified"
     assert world.effects == ["b"]
     assert world.guards.acting == {}
+
+
+async def test_what_joins_a_known_incident_is_told_once(make_world: MakeWorld) -> None:
+    """People who know of an incident are told when another alert joins it that nothing repairs, once an alert."""
+    world = make_world()
+    incident = world.fire(alert("host", "CpuHigh"))
+    world.runner.consider(world.incident(incident))
+    world.fire(alert("host", "DiskFull"))
+    for _ in range(2):
+        world.runner.consider(world.incident(incident))
+    assert [kind for kind, _ in world.told()] == ["opened", "opened"]
+    assert world.incident(incident).heard == ("CpuHigh", "DiskFull")
+
+
+async def test_what_joins_an_escalated_incident_is_told(tmp_path: Path, make_world: MakeWorld) -> None:
+    """An incident was given up and a person told; an alert without a playbook that joins it is told as well."""
+    world = make_world(one(tmp_path, truth=""))
+    incident = world.fire(alert())
+    await world.heal(incident)
+    world.fire(alert(name="OnFire"))
+    for _ in range(2):
+        world.runner.consider(world.incident(incident))
+    assert [kind for kind, _ in world.told()] == ["escalated", "opened"]
+
+
+async def test_a_need_that_arises_while_kept_at_bay_is_told(tmp_path: Path, make_world: MakeWorld) -> None:
+    """The cause changes while users are served: what only a person can do is told then, once; and when users are
+    served no more and the ladder is exhausted, that is told too."""
+    verify = {"expr": "served", **QUICK}
+    world = make_world(
+        playbook(
+            rung("one", step(tmp_path, "one"), verify=verify),
+            mitigates=True,
+            at_bay="served",
+            needs_person=[{"when": "key_dead", "text": "A new key is needed."}],
+        )
+    )
+    world.make("served")
+    incident = world.fire(alert("provider:openai"))
+    await world.ended(world.begin(incident))
+    assert world.told() == []
+    world.make("key_dead")
+    for _ in range(2):
+        world.runner.consider(world.incident(incident))
+    assert world.told() == [("escalated", "A new key is needed.")]
+    world.unmake("served")
+    world.runner.consider(world.incident(incident))
+    run = world.runner.run_of(incident.id)
+    assert run is not None
+    await world.runner.finished(run)
+    assert world.incident(incident).state is IncidentState.ESCALATED
+    assert [kind for kind, _ in world.told()] == ["escalated", "escalated"]
