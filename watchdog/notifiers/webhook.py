@@ -105,7 +105,12 @@ class WebhookNotifier:
         place = f"webhook at {urlsplit(url).hostname}"
         try:
             answer = await self._context.http.request(
-                "POST", url, headers=self._headers(delivery, body), content=body, timeout=ATTEMPT_SECONDS
+                "POST",
+                url,
+                headers=self._headers(delivery, body),
+                content=body,
+                timeout=ATTEMPT_SECONDS,
+                by_library=True,
             )
         except HttpError as error:
             raise DeliveryError(f"{place}: no answer ({error.fault})") from error

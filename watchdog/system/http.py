@@ -21,7 +21,7 @@ from watchdog.system.http_pool import NoConnectionError, Origin, Pool, Tls
 from watchdog.system.http_wire import MAX_BYTES, Answer, ClosedEarlyError, Fault, HttpError, Request
 
 if TYPE_CHECKING:
-    from watchdog.system.http_by_proxy import ProxiedHttp
+    from watchdog.system.http_library import LibraryHttp
     from watchdog.system.unix_http import UnixHttpClient
 
 __all__ = ["MAX_BYTES", "Fault", "HttpClient", "HttpError", "HttpResponse"]
@@ -77,7 +77,7 @@ class HttpClient:
 
     def __init__(self) -> None:
         self._pool = Pool()
-        self._proxied: ProxiedHttp | None = None
+        self._by_httpx: LibraryHttp | None = None
         self._unix: UnixHttpClient | None = None
 
     @property
@@ -116,11 +116,13 @@ class HttpClient:
         unix_socket: Path | None = None,
         max_bytes: int = MAX_BYTES,
         keep: bool = True,
+        by_library: bool = False,
     ) -> HttpResponse:
         """One exchange within `timeout` seconds altogether. Raises HttpError; any status is returned, not raised.
 
         `unix_socket` is connected to instead of the URL's host. A body over `max_bytes` (decoded) is `too_large`.
         Without `keep` it goes over a connection of its own, so that it also proves that connections are accepted.
+        `by_library` sends it by httpx rather than by our own client, which is made for measuring.
         """
         clock = asyncio.get_running_loop().time
         started = clock()
@@ -131,8 +133,11 @@ class HttpClient:
             given = {"content-type": "application/json"} | given
         try:
             async with asyncio.timeout(timeout):
-                if unix_socket is None and not place.is_local and _environment_names_a_proxy():
-                    answer = await self._by_proxy().exchange(method, url, given, content, timeout, verify, max_bytes)
+                proxied = not place.is_local and _environment_names_a_proxy()
+                if unix_socket is None and (by_library or proxied):
+                    answer = await self._library().exchange(
+                        method, url, given, content, timeout, verify, max_bytes, environment=not place.is_local
+                    )
                 else:
                     request = Request(method, place.target, _headers(place, given, keep=keep), content)
                     tls: Tls = "none" if not place.encrypted else "verified" if verify else "unverified"
@@ -157,17 +162,17 @@ class HttpClient:
     async def close(self) -> None:
         """Closes every connection. The client must not be used afterwards."""
         await self._pool.close()
-        if self._proxied is not None:
-            await self._proxied.close()
+        if self._by_httpx is not None:
+            await self._by_httpx.close()
         if self._unix is not None:
             await self._unix.close()
 
-    def _by_proxy(self) -> ProxiedHttp:
-        from watchdog.system.http_by_proxy import ProxiedHttp
+    def _library(self) -> LibraryHttp:
+        from watchdog.system.http_library import LibraryHttp
 
-        if self._proxied is None:
-            self._proxied = ProxiedHttp()
-        return self._proxied
+        if self._by_httpx is None:
+            self._by_httpx = LibraryHttp()
+        return self._by_httpx
 
 
 @lru_cache(256)

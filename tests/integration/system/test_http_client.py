@@ -104,6 +104,31 @@ async def test_a_bad_answer_is_named(client: HttpClient, reply: bytes, fault: st
     assert caught.value.fault == fault
 
 
+@pytest.mark.parametrize("by_library", [False, True])
+async def test_both_ways_send_the_same_and_name_the_same_faults(client: HttpClient, by_library: bool) -> None:
+    """What is posted arrives as it was given, whichever client sends it; a closed port is refused by both."""
+    seen: list[bytes] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        seen.append(head.lower() + await reader.readexactly(5))
+        writer.write(b"HTTP/1.1 202 Accepted\r\ncontent-length: 2\r\n\r\nok")
+        await writer.drain()
+
+    async with server(script) as url:
+        response = await client.request(
+            "POST", f"{url}/hook?a=b", headers={"x-key": "7"}, content=b"hello", by_library=by_library
+        )
+    assert (response.status_code, response.text) == (202, "ok")
+    assert seen[0].startswith(b"post /hook?a=b http/1.1")
+    assert b"x-key: 7" in seen[0]
+    assert b"user-agent: proxywatch" in seen[0]
+    assert seen[0].endswith(b"hello")
+    with pytest.raises(HttpError) as caught:
+        await client.request("POST", f"http://127.0.0.1:{free_port()}/", content=b"", by_library=by_library)
+    assert caught.value.fault == "refused"
+
+
 async def test_silence_is_a_timeout(client: HttpClient) -> None:
     """A server that accepts and says nothing is given up after the whole time allowed."""
     async with server(silent) as url:

@@ -1,4 +1,8 @@
-"""HTTP to other hosts where the environment names a proxy: httpx knows those rules. httpx is imported here only."""
+"""HTTP by httpx, imported here only: for webhooks, and for other hosts where the environment names a proxy.
+
+Probes of this host go by our own client, for measuring must cost little; what is sent to the wide world goes by a
+library that has met it.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,11 @@ sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 import httpx  # noqa: E402
 
 
-class ProxiedHttp:
-    """Long-lived; one httpx client with and one without verification of certificates."""
+class LibraryHttp:
+    """Long-lived; a client each with and without verification of certificates and the environment's proxies."""
 
     def __init__(self) -> None:
-        self._clients: dict[bool, httpx.AsyncClient] = {}
+        self._clients: dict[tuple[bool, bool], httpx.AsyncClient] = {}
 
     async def exchange(
         self,
@@ -32,17 +36,25 @@ class ProxiedHttp:
         timeout: float,
         verify: bool,
         max_bytes: int,
+        *,
+        environment: bool,
     ) -> Answer:
-        """One request and its answer, decoded. Raises HttpError and OSError; `timeout` bounds the handshakes only."""
-        if verify not in self._clients:
+        """One request and its answer, decoded; by the environment's proxies if `environment`.
+
+        Raises HttpError and OSError; `timeout` bounds the handshakes only.
+        """
+        kind = (verify, environment)
+        if kind not in self._clients:
             # The caller holds the limit over the whole exchange.
-            self._clients[verify] = httpx.AsyncClient(verify=verify, timeout=httpx.Timeout(None))
+            self._clients[kind] = httpx.AsyncClient(
+                verify=verify, trust_env=environment, timeout=httpx.Timeout(None), headers={"user-agent": "proxywatch"}
+            )
         phases = _Phases(asyncio.get_running_loop().time)
         # httpcore forgets the socket when a TLS handshake is cancelled, but closes it at a limit of its own:
         # connection and handshake get half of the time each, so that its limit comes first.
         extensions: dict[str, Any] = {"timeout": {"connect": timeout / 2}, "trace": phases.record}
         try:
-            async with self._clients[verify].stream(
+            async with self._clients[kind].stream(
                 method, url, headers=headers, content=content, extensions=extensions
             ) as response:
                 body = await _read_body(response, max_bytes)
