@@ -27,9 +27,10 @@ from proxy.metrics import Metrics
 from proxy.settings import Settings
 
 _KEEP_ALIVE_SECONDS = 75
-_IDLE_GRACE_SECONDS = 1.0
+_IDLE_GRACE_SECONDS = 3.0
 """A draining worker closes a connection only after it was idle for so long. A client that sends its next request
-before that is answered, and the answer says `connection: close`; closing at once would meet it with a reset."""
+before that is answered, and the answer says `connection: close`; closing at once would meet it with a
+reset. A client on a machine under load has been seen to take 1.5 s from one request to the next."""
 _DRAIN_POLL_SECONDS = 0.05
 _DRAIN_MARGIN_SECONDS = 1.0
 """The worker ends what has not finished so much before the master would kill it."""

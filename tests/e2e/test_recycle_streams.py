@@ -104,7 +104,7 @@ async def test_no_stream_is_broken_by_recycling_all_workers(run_dir: Path) -> No
     fresh = aiohttp.TCPConnector(limit=0, force_close=True)
     kept = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=fresh) as one, aiohttp.ClientSession(connector=kept) as other:
-        behaviour = {"mode": "ok", "chunks": CHUNKS, "chunk_delay_seconds": 0.1}
+        behaviour = {"mode": "ok", "chunks": CHUNKS, "chunk_delay_seconds": 0.25}
         async with one.post(f"http://127.0.0.1:{demo_port}/_demo/behaviour", json=behaviour) as told:
             assert told.status == 200
         clients = [asyncio.ensure_future(client(other if n % 2 else one, n)) for n in range(CLIENTS)]
