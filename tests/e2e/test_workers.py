@@ -33,8 +33,8 @@ async def test_killed_worker_is_replaced_and_the_incident_closes_by_itself(world
         seconds = time.monotonic() - began
         incident = await world.incident("worker:llm-proxy/0", "resolved", 30)
     print(f"\nfrom kill to two serving workers: {seconds:.3f} s; {calls.answered} answered, {len(calls.failures)} lost")
-    lost = [failure for failure in calls.failures if "Server" not in failure and "Connection" not in failure]
-    assert not lost, "nothing but the connections of the killed worker may fail"
+    answered_badly = [failure for failure in calls.failures if failure[0].isdigit()]
+    assert not answered_badly, "nothing but the connections of the killed worker may fail"
     assert len(calls.failures) <= in_flight_at_most * seconds
     assert "verified" in kinds(incident), story(incident)
     assert "intent" not in kinds(incident), "the master repaired it; nothing was left for us to do\n" + story(incident)
