@@ -137,6 +137,10 @@ class Wish:
     autonomy: str = "auto"
     by_person: bool = False
     run_id: int = 0
+    effects: int = 1
+    """How many effects of its kind (disruptive or gentle) it comes to; budgets must have room for all of them."""
+    begun: bool = False
+    """The rest of a rung under way: it was allowed and paid for, so it asks only for what may have changed since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +173,7 @@ def decide(wish: Wish, facts: Facts, limits: Limits, now: float) -> Decision:
     if not facts.readable:
         text = "the agent's own state cannot be read, so nothing is known to be safe"
         return Decision((Denial(Reason.STATE_UNREADABLE, text),))
-    guards = (_paused, _autonomy, _grace, _one_at_a_time, _remote, _on_purpose, _backoff, _budgets)
+    guards = _ALWAYS if wish.begun else (*_ALWAYS, _autonomy, _grace, _backoff, _budgets)
     return Decision(tuple(denial for guard in guards for denial in guard(_Scene(wish, facts, limits, now))))
 
 
@@ -267,9 +271,14 @@ def _budgets(scene: _Scene) -> Iterable[Denial]:
         for window in windows:
             allowed = window.count * factor
             recent = sorted(e.at for e in effects if e.at > scene.now - window.seconds)
-            if len(recent) >= allowed:
-                text = f"the budget of {name} is spent: {len(recent)} of {allowed} in {_hours(window.seconds)}"
-                yield Denial(reason, text, recent[-allowed] + window.seconds if allowed else None)
+            over = len(recent) + scene.wish.effects - allowed
+            if over > 0:
+                wanted = f", {scene.wish.effects} more are wanted" if scene.wish.effects > 1 else ""
+                text = f"the budget of {name} is spent: {len(recent)} of {allowed} in {_hours(window.seconds)}{wanted}"
+                yield Denial(reason, text, recent[over - 1] + window.seconds if over <= len(recent) else None)
+
+
+_ALWAYS = (_paused, _one_at_a_time, _remote, _on_purpose)
 
 
 def _of_target(wish: Wish, facts: Facts) -> list[PastEffect]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from watchdog.clock import Clock
-from watchdog.core.policy import Decision, Facts, Limits, Wish, decide
+from watchdog.core.policy import Decision, Facts, Limits, PastEffect, Wish, decide
 from watchdog.core.targets import parse_target
 from watchdog.errors import StoreError
 from watchdog.playbooks.desk import Desk
@@ -40,6 +40,7 @@ class Guards:
         self._stopped_on_purpose = stopped_on_purpose
         self._started_at = clock.now()
         self._acting: dict[str, int] = {}
+        self._promised: dict[int, tuple[Wish, float]] = {}
 
     @property
     def acting(self) -> Mapping[str, int]:
@@ -50,24 +51,37 @@ class Guards:
         """The decision of all guards. Whatever cannot be read counts as «not safe»."""
         limits = self.limits if playbook.budget is None else replace(self.limits, budget=playbook.budget)
         longest = max((w.seconds for w in (*limits.budget, *limits.host_budget)), default=0.0)
-        return decide(wish, self._gather(incident_id, max(DAY_SECONDS, longest)), limits, self._clock.now())
+        return decide(
+            wish, self._gather(wish.run_id, incident_id, max(DAY_SECONDS, longest)), limits, self._clock.now()
+        )
 
-    def lock(self, run: Run) -> None:
-        """From now on this run acts on its target."""
+    def lock(self, run: Run, allowed: Wish | None = None) -> None:
+        """From now on this run acts on its target. What it was `allowed` counts in budgets before it is all done."""
         self._acting[run.target] = run.id
+        if allowed is not None and not allowed.begun:
+            self._promised[run.id] = allowed, self._clock.now()
 
     def unlock(self, run: Run) -> None:
         """The run acts no longer; harmless if it did not."""
+        self._promised.pop(run.id, None)
         if self._acting.get(run.target) == run.id:
             del self._acting[run.target]
 
-    def _gather(self, incident_id: int | None, reach: float) -> Facts:
+    def _outstanding(self, run_id: int, now: float) -> Iterator[PastEffect]:
+        """What other runs were allowed and have not begun yet."""
+        for other, (wish, since) in self._promised.items():
+            if other != run_id:
+                mine = [e for e in self._runs.effects_of(other) if e.intended_at >= since]
+                left = wish.effects - sum(e.disruptive == wish.disruptive for e in mine)
+                yield from [PastEffect(wish.playbook, str(wish.target), now, wish.disruptive)] * left
+
+    def _gather(self, run_id: int, incident_id: int | None, reach: float) -> Facts:
         now = self._clock.now()
         try:
             return Facts(
                 started_at=self._started_at,
                 pauses=self._facts.pauses(now),
-                effects=self._runs.past_effects(now - reach),
+                effects=(*self._runs.past_effects(now - reach), *self._outstanding(run_id, now)),
                 troubles=self._desk.incidents.troubles(now - reach),
                 running=dict(self._acting),
                 stopped_on_purpose=self._stopped_on_purpose(),

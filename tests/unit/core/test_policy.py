@@ -403,3 +403,31 @@ def test_texts_name_the_window() -> None:
         only = replace(LIMITS, budget=(Window(seconds, 1),))
         (denial,) = decide(wish(), facts, only, NOW).denials
         assert denial.text == f"the budget of restore on worker:web/0 is spent: 1 of 1 {text}"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "until"),
+    [(1, None), (2, START - 50 + 60), (3, None)],
+    ids=["there is room for one", "one must end before there is room for two", "never"],
+)
+def test_a_budget_has_room_for_the_whole_rung_or_for_none_of_it(wanted: int, until: float | None) -> None:
+    """A rung of several effects is refused unless all of them fit; it ends when enough of the old ones have left."""
+    limits = Limits(budget=(Window(60, 2),), host_budget=(), backoff_initial=0, boot_grace=0)
+    facts = Facts(started_at=0, effects=(effect(START - 50),))
+    decision = decide(replace(wish(), effects=wanted), facts, limits, START)
+    if wanted == 1:
+        assert decision.allowed
+    else:
+        (denial,) = decision.denials
+        assert (denial.reason, denial.until) == (Reason.BUDGET, until)
+        assert f"{wanted} more are wanted" in denial.text
+
+
+def test_what_is_begun_asks_only_for_what_may_have_changed() -> None:
+    """The rest of a rung is not held up by graces, backoff and budgets, which it has been through, but by a pause."""
+    limits = replace(LIMITS, budget=(Window(60, 0),))
+    facts = Facts(started_at=START, effects=(effect(START),))
+    rest = replace(wish(), begun=True)
+    assert decide(rest, facts, limits, START).allowed
+    paused = replace(facts, pauses=(Pause("care", "ann", START),))
+    assert reasons(decide(rest, paused, limits, START)) == {Reason.PAUSED}
