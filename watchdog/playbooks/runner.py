@@ -183,9 +183,18 @@ class Runner:
         """After a start: looks at the world for every effect that was left open, then lets each run go on."""
         left = self._runs.unended()
         for run in left:
-            await self._effects.reconcile(run)
+            try:
+                await self._effects.reconcile(run)
+            except StoreError as error:
+                # A disk that is full at the start is no reason to end; `_drive` looks again.
+                log.critical("run %s cannot be reconciled yet: %s", run.id, error)
         for run in left:
-            self._go_on(run)
+            try:
+                self._go_on(run)
+            except StoreError as error:
+                log.critical("run %s goes on when the store is back: %s", run.id, error)
+                if run.incident_id is not None:
+                    self._incidents.pop(run.incident_id, None)
 
     def _go_on(self, run: Run) -> None:
         playbook = self.playbooks.get(run.playbook)
@@ -197,8 +206,10 @@ class Runner:
         # A rung that has acted holds its target again before any other run asks for it.
         if self._begun(run, playbook):
             self.guards.lock(run)
-        self._desk.tell(run.incident_id, "resumed", f"run {run.id} goes on where it was left")
         self._spawn(run, playbook)
+        # Only a line of the story: `_guarded` waits for a store that cannot be written, and says so.
+        with contextlib.suppress(StoreError):
+            self._desk.tell(run.incident_id, "resumed", f"run {run.id} goes on where it was left")
 
     def _begun(self, run: Run, playbook: Playbook) -> bool:
         move = next_move([RungLimit(rung.rung, rung.attempts) for rung in playbook.ladder], run.attempts)
@@ -296,18 +307,15 @@ class Runner:
         done = self._effects.done(run, rung, attempt)
         if not done and rung.when and not self._verifier.holds(fill(rung.when, run.labels)):
             return RungOutcome.SKIPPED, "there is nothing for it to do"
-        failed = any(effect.outcome is Outcome.FAILED for effect in done.values())
-        if len(done) < len(rung.steps) and not failed:
-            ended = await self._clear_to_act(run, playbook, rung, begun=bool(done))
-            if ended is not None:
-                return ended
-        if rung.steps:
-            self.guards.lock(run)
         for index, step in enumerate(rung.steps):
             effect = done.get(index)
-            outcome, note = (
-                (effect.outcome, effect.note) if effect else await self._effects.perform(run, rung, attempt, index)
-            )
+            if effect is not None:
+                outcome, note = effect.outcome, effect.note
+            else:
+                ended = await self._clear_to_act(run, playbook, rung, begun=index > 0 or bool(done))
+                if ended is not None:
+                    return ended
+                outcome, note = await self._effects.perform(run, rung, attempt, index)
             if outcome is Outcome.FAILED:
                 stop = step.on_failure == "stop"
                 return (RungOutcome.STOPPED if stop else RungOutcome.FAILED), f"{kind_of(step)}: {note}"
@@ -318,8 +326,8 @@ class Runner:
     async def _clear_to_act(
         self, run: Run, playbook: Playbook, rung: Rung, *, begun: bool
     ) -> tuple[RungOutcome, str] | None:
-        """Waits until the guards allow the rung: None. Otherwise how it ended without acting: well again meanwhile, or
-        refused for longer than a run may wait. What is `begun` is paid for and asks only for pauses and locks."""
+        """Waits until the guards allow the rung, and locks its target: None. Otherwise how it ended without acting:
+        well again meanwhile, or refused for longer than a run may wait. What is `begun` was paid for: see Wish."""
         began = self._clock.now()
         shown: tuple[str, ...] = ()
         while True:
@@ -327,10 +335,11 @@ class Runner:
                 well, _ = await self._verifier.verify(run, playbook, rung)
                 if well:
                     return RungOutcome.VERIFIED, "well again before anything had to be done"
-            wish = self.wish(run, playbook, rung)
-            decision = self.guards.ask(replace(wish, by_person=wish.by_person or begun), playbook, run.incident_id)
+            wish = replace(self.wish(run, playbook, rung), begun=begun)
+            decision = self.guards.ask(wish, playbook, run.incident_id)
             if decision.allowed:
                 self._waiting.pop(run.id, None)
+                self.guards.lock(run, wish)
                 return None
             if run.trigger == "alert" and not begun and not self._verifier.fires(run, playbook):
                 raise _OverError
@@ -359,7 +368,8 @@ class Runner:
         """What the rung would like to do, as the guards see it."""
         target = parse_target(run.target)
         context = self._context(run.target, run.labels)
-        disruptive = any(build(step, context).disruptive for step in rung.steps)
+        kinds = [build(step, context).disruptive for step in rung.steps]
+        disruptive = any(kinds)
         return Wish(
             playbook=playbook.name,
             target=target,
@@ -368,6 +378,7 @@ class Runner:
             autonomy=playbook.autonomy,
             by_person=run.trigger != "alert",
             run_id=run.id,
+            effects=kinds.count(disruptive),
         )
 
     def _succeed(self, run: Run, playbook: Playbook, rung: str) -> None:

@@ -300,7 +300,7 @@ async def test_a_run_that_only_waits_takes_nobodys_lock(tmp_path: Path, make_wor
     """A rung without steps does not take over the target from a run that acts on it."""
     (tmp_path / "slow.sh").write_text(SLOW)
     slow = {"kind": "command", "argv": ["sh", str(tmp_path / "slow.sh"), "slow"], "timeout": "20s"}
-    waits = playbook({"rung": "wait", "verify": QUICK}, name="waits", mitigates=True)
+    waits = playbook({"rung": "wait", "verify": {"expr": "calm", **QUICK}}, name="waits", mitigates=True)
     world = make_world(playbook(rung("one", slow)), waits)
     holder = world.begin(None, target="service:web", trigger="person")
     await until(lambda: world.effects == ["slow-begins"])
@@ -583,3 +583,96 @@ async def test_a_need_that_arises_while_kept_at_bay_is_told(tmp_path: Path, make
     await world.runner.finished(run)
     assert world.incident(incident).state is IncidentState.ESCALATED
     assert [kind for kind, _ in world.told()] == ["escalated", "escalated"]
+
+
+async def test_a_pause_stops_between_two_steps(tmp_path: Path, make_world: MakeWorld) -> None:
+    """A pause that begins while a step is at work lets it end, and holds back the next step of the same rung."""
+    (tmp_path / "slow.sh").write_text(SLOW)
+    slow = {"kind": "command", "argv": ["sh", str(tmp_path / "slow.sh"), "slow"], "timeout": "20s"}
+    world = make_world(playbook(rung("one", slow, step(tmp_path, "two"))))
+    run = world.begin(None, target="service:web", trigger="person")
+    await until(lambda: world.effects == ["slow-begins"])
+    world.facts.pause(Pause("care", "ann", world.clock.now()), world.clock.now())
+    world.make("go")
+    await until(lambda: world.runner.waiting(run.id))
+    assert world.effects == ["slow-begins", "slow-ends"]
+    assert dict(world.guards.acting) == {"service:web": run.id}
+    world.facts.resume()
+    world.bell.ring()
+    assert (await world.ended(run)).state == "verified"
+    assert world.effects[-1] == "two"
+
+
+async def test_what_one_run_was_allowed_is_no_room_for_another(tmp_path: Path, make_world: MakeWorld) -> None:
+    """While a run is at the first of two effects, the host's budget counts both: another run cannot overdraw it."""
+    (tmp_path / "slow.sh").write_text(SLOW)
+    slow = {"kind": "command", "argv": ["sh", str(tmp_path / "slow.sh"), "slow"], "timeout": "20s"}
+    limits = replace(LIMITS, host_budget=(Window(3600, 2),))
+    world = make_world(playbook(rung("one", slow, step(tmp_path, "two"))), one(tmp_path, name="other"), limits=limits)
+    first = world.begin(world.fire(alert("worker:web/0")))
+    await until(lambda: world.effects == ["slow-begins"])
+    second = await world.ended(world.begin(world.fire(alert("worker:web/1")), "other"))
+    assert second.state == "refused"
+    world.make("go")
+    await world.ended(first)
+    assert world.effects == ["slow-begins", "slow-ends", "two"]
+
+
+async def test_a_full_disk_at_the_start_delays_a_run_and_loses_none(
+    tmp_path: Path, make_world: MakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was under way when the agent ended goes on although nothing can be written at its next start, as soon as
+    that works again; a run whose playbook is gone leaves its incident free then."""
+    world = make_world(one(tmp_path, truth=""), limits=replace(LIMITS, boot_grace=1000.0))
+    incident = world.fire(alert())
+    run = world.begin(incident)
+    await until(lambda: world.runner.waiting(run.id))
+    await world.runner.stop()
+    again = make_world(one(tmp_path), database=Refusing)
+    assert isinstance(again.database, Refusing)
+    again.firing = world.firing
+    again.database.refuses = True
+    await again.runner.resume()
+    await until(lambda: "stands still" in caplog.text)
+    again.database.refuses = False
+    again.clear()
+    assert (await again.ended(run)).state == "verified"
+
+
+async def test_a_run_that_cannot_be_cancelled_yet_leaves_its_incident_free(
+    tmp_path: Path, make_world: MakeWorld
+) -> None:
+    """The playbook of a run is gone and the disk full: when it can be written the run is cancelled and another goes."""
+    world = make_world(one(tmp_path), limits=replace(LIMITS, boot_grace=1000.0))
+    incident = world.fire(alert())
+    run = world.begin(incident)
+    await until(lambda: world.runner.waiting(run.id))
+    await world.runner.stop()
+    again = make_world(one(tmp_path, name="another"), database=Refusing)
+    assert isinstance(again.database, Refusing)
+    again.firing = world.firing
+    again.database.refuses = True
+    await again.runner.resume()
+    again.database.refuses = False
+    again.runner.consider(again.incident(incident))
+    cancelled = again.runs.get(run.id)
+    assert cancelled is not None
+    assert cancelled.state == "cancelled"
+    assert (await again.heal(again.incident(incident), "another")).state == "verified"
+
+
+async def test_an_unknown_placeholder_fails_before_the_effect(tmp_path: Path, make_world: MakeWorld) -> None:
+    """A command that names a label which its target does not have is not run with the bare word; doubled braces are
+    plain text."""
+    odd = step(tmp_path, "{nowhere}")
+    plain = {"kind": "command", "argv": ["sh", "-c", f"echo {{{{plain}}}} >> {tmp_path / 'effects'}"], "timeout": "5s"}
+    world = make_world(playbook(rung("odd", odd), rung("plain", plain)))
+    run = world.begin(None, target="service:web", trigger="person")
+    assert outcomes(await world.ended(run)) == ["odd failed", "plain verified"]
+    assert world.effects == ["{plain}"]
+
+
+def test_a_mitigating_playbook_says_what_it_wants_to_reach(tmp_path: Path) -> None:
+    """Its alert may go on, so without a `verify.expr` it would verify without having acted."""
+    with pytest.raises(ValueError, match=r"rung 'one' needs a `verify\.expr`"):
+        one(tmp_path, mitigates=True)
