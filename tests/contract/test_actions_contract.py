@@ -219,7 +219,7 @@ def test_a_step_that_cannot_be_meant_is_refused_at_load(kind: str, keys: dict[st
 
 async def test_a_command_knows_its_target(tmp_path: Path) -> None:
     """Labels of the target and of the incident are filled in, each as one argument, the target's first."""
-    printing = {"kind": "command", "argv": ["printf", "%s,", "{service}", "{worker}", "{class}", "{unknown}"]}
+    printing = {"kind": "command", "argv": ["printf", "%s,", "{service}", "{worker}", "{class}", "{{unknown}}"]}
     known = {"service": "other", "class": "a b; rm *"}
     where = ActionContext(parse_target("worker:web/0"), known, {}, {}, SystemClock(), tmp_path)
     model = actions.kinds["command"].model_validate(printing)

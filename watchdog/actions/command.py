@@ -5,6 +5,7 @@ Whether it happened cannot be known by looking, unless `check` names a program t
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field
@@ -14,9 +15,12 @@ from watchdog.core.model import Outcome
 from watchdog.errors import ActionError
 from watchdog.system.command import run_command
 
+_PLACEHOLDER = re.compile(r"\{(\{[a-z_][a-z0-9_]*\}|[a-z_][a-z0-9_]*)\}")
+
 
 class CommandSettings(ActionSettings):
-    """`argv` may name labels of the target as `{service}` or `{worker}`: each stays one argument."""
+    """`argv` may name labels of the target as `{service}` or `{worker}`: each stays one argument. One that the target
+    does not have fails the step before anything is run. `{{word}}` stands for the plain text `{word}`."""
 
     kind: Literal["command"]
     argv: tuple[str, ...] = Field(min_length=1)
@@ -39,6 +43,7 @@ class Command:
         return "run " + " ".join(self._fill(self._settings.argv))
 
     async def survey(self) -> Survey:
+        self._fill((*self._settings.argv, *self._settings.check))
         return {}
 
     async def perform(self, survey: Survey) -> str:
@@ -58,9 +63,13 @@ class Command:
 
     def _fill(self, argv: tuple[str, ...]) -> list[str]:
         known = {**self._context.labels, **self._context.target.labels}
-        filled = []
-        for argument in argv:
-            for name, value in known.items():
-                argument = argument.replace("{" + name + "}", value)
-            filled.append(argument)
-        return filled
+
+        def value(found: re.Match[str]) -> str:
+            name = found[1]
+            if name.startswith("{"):
+                return name
+            if name not in known:
+                raise ActionError(f"target {self._context.target} has no {name!r} for {found[0]}", permanent=True)
+            return known[name]
+
+        return [_PLACEHOLDER.sub(value, argument) for argument in argv]

@@ -40,10 +40,13 @@ class Effects:
         step = rung.steps[index]
         action = build(step, self._context(run.target, run.labels))
         try:
-            survey = await action.survey()
-        except ProxywatchError as error:
-            self._desk.tell(run.incident_id, "failed", f"{kind_of(step)}: cannot survey: {error}")
-            return Outcome.FAILED, str(error)
+            async with asyncio.timeout(LOOK_SECONDS):
+                survey = await action.survey()
+            does = action.describe()
+        except (ProxywatchError, OSError) as error:
+            why = str(error) or f"no answer within {format_duration(LOOK_SECONDS)}"
+            self._desk.tell(run.incident_id, "failed", f"{kind_of(step)}: cannot survey: {why}")
+            return Outcome.FAILED, why
         with self._desk.transaction():
             effect = self._runs.intend(
                 run,
@@ -58,14 +61,14 @@ class Effects:
             )
             if run.incident_id is not None:
                 self._desk.acted(run.incident_id)
-            self._desk.tell(run.incident_id, "intent", action.describe(), {"key": effect.key, "survey": dict(survey)})
+            self._desk.tell(run.incident_id, "intent", does, {"key": effect.key, "survey": dict(survey)})
         try:
             async with asyncio.timeout(step.timeout):
                 note = await action.perform(survey)
             outcome = Outcome.DONE
         except TimeoutError:
             outcome, note = Outcome.FAILED, f"not done after {format_duration(step.timeout)}"
-        except ProxywatchError as error:
+        except (ProxywatchError, OSError) as error:
             outcome, note = Outcome.FAILED, str(error)
         with self._desk.transaction():
             self._runs.conclude(effect, outcome, note, self._clock.now())
@@ -90,7 +93,7 @@ class Effects:
                 sighting = await action.observe(effect.survey)
         except TimeoutError:
             return Outcome.UNKNOWN, f"cannot tell: no answer within {format_duration(LOOK_SECONDS)}"
-        except (ProxywatchError, KeyError, ValueError) as error:
+        except (ProxywatchError, OSError, KeyError, ValueError) as error:
             return Outcome.UNKNOWN, f"cannot tell: {error}"
         return sighting.outcome, sighting.note
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,8 @@ from watchdog.store.runs import Run
 from watchdog.system.process_evidence import read_evidence
 from watchdog.system.tail import tail
 from watchdog.units import format_bytes
+
+log = logging.getLogger("proxywatch.playbook")
 
 PIECE_SECONDS = 3.0
 PIECE_CHARACTERS = 16_384
@@ -156,6 +159,9 @@ class Evidence:
             return f"could not be taken within {PIECE_SECONDS:g} s"
         except (ProxywatchError, OSError, ValueError, psutil.Error) as error:
             return f"could not be taken: {error}"
+        except Exception:
+            log.exception("evidence %s failed by a bug of ours; the repair goes on without it", name)
+            return "could not be taken: a bug of ours, see the log"
         return text if len(text) <= PIECE_CHARACTERS else text[:PIECE_CHARACTERS] + "\n… cut"
 
 

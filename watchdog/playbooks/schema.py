@@ -110,6 +110,10 @@ class Playbook(Settings):
         names = [rung.rung for rung in self.ladder]
         if len(set(names)) != len(names):
             raise ValueError(f"two rungs have the same name: {', '.join(names)}")
+        for rung in self.ladder:
+            if self.mitigates and not rung.verify.expr:
+                # The alert may go on, so nothing else would be looked at: it would «verify» without having acted.
+                raise ValueError(f"rung {rung.rung!r} needs a `verify.expr`, because the playbook only mitigates")
         for kind in self.targets:
             if kind not in KINDS:
                 raise ValueError(f"unknown kind of target {kind!r}; expected some of {', '.join(KINDS)}")
