@@ -43,6 +43,7 @@ from watchdog.settings import Config
 from watchdog.store.alerts import Alerts
 from watchdog.store.database import Database
 from watchdog.store.facts import Facts
+from watchdog.store.future import bring_back, dated_by
 from watchdog.store.outbox import Outbox
 from watchdog.store.runs import Runs
 from watchdog.system.http import HttpClient
@@ -81,6 +82,9 @@ class Daemon:
         self.series = SeriesStore(config.memory.retention, config.memory.max_series, config.memory.max_samples)
         self.engine = RuleEngine(files.groups, self.series)
         self.outbox = Outbox(self.database, self.clock)
+        with self._store_trouble():
+            if bring_back(self.database, self.outbox, self.clock.now()):
+                log.warning("the clock stands before what was written last; what is dated later counts as of now")
         self.dispatcher = Dispatcher(
             files.routes,
             self.database,
@@ -106,7 +110,7 @@ class Daemon:
             runs=self.runs,
             guards=self.guards,
             verifier=self.verifier,
-            evidence=Evidence(self.desk, self._context),
+            evidence=Evidence(self.desk, self.runs, self._context),
             context=self._context,
             clock=self.clock,
             bell=self.bell,
@@ -226,7 +230,8 @@ class Daemon:
     async def _keep_house(self) -> None:
         while True:
             with self._store_trouble():
-                self.desk.incidents.prune(self.clock.now() - self.parts.loaded.config.history)
+                keep = max(self.parts.loaded.config.history, self.guards.reach(self.runner.playbooks.values()))
+                self.desk.incidents.prune(self.clock.now() - keep)
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
     async def _feed_watchdog(self) -> None:
@@ -312,9 +317,9 @@ class Daemon:
         return frozenset(dict(labels).get("service", "") for labels, value, _at in found if value == 1)
 
     def _restore_alerts(self) -> None:
-        known = Alerts(self.database).all()
-        orphans = self.engine.restore(known)
         now = self.clock.now()
+        known = [dated_by(alert, now) for alert in Alerts(self.database).all()]
+        orphans = self.engine.restore(known)
         self._take([AlertEvent(AlertChange.RESOLVED, alert, now) for alert in orphans])
 
     async def _start_services(self, with_services: bool) -> None:

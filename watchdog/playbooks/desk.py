@@ -198,7 +198,7 @@ class Desk:
             self._put(said)
         else:
             self.incidents.save(said)
-        story = [e for e in self.incidents.story(incident.id) if e.kind != "notice"]
+        story = self.incidents.end_of_story(incident.id, STORY_IN_NOTICE)
         self._announce(
             Notice(
                 incident_id=incident.id,
@@ -209,7 +209,7 @@ class Desk:
                 started_at=incident.started_at,
                 ended_at=incident.resolved_at,
                 alerts=tuple(self.alerts_of(incident)),
-                story=tuple(story[-STORY_IN_NOTICE:]),
+                story=tuple(story),
                 reason=reason,
                 advice=_advice(incident, kind),
             )

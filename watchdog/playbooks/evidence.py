@@ -14,7 +14,7 @@ import psutil
 from watchdog.actions import ActionContext
 from watchdog.errors import ProxywatchError
 from watchdog.playbooks.desk import Desk
-from watchdog.store.runs import Run
+from watchdog.store.runs import Run, Runs
 from watchdog.system.process_evidence import read_evidence
 from watchdog.system.tail import tail
 from watchdog.units import format_bytes
@@ -25,6 +25,8 @@ PIECE_SECONDS = 3.0
 PIECE_CHARACTERS = 16_384
 TOP_PROCESSES = 8
 LOG_LINES = 20
+KEPT_RUNS = 4
+"""Beside the first run of an incident, so many of its last ones keep the whole of their evidence."""
 
 Collector = Callable[[ActionContext], Awaitable[str]]
 """Takes what an action on the target may see; returns text for a person."""
@@ -129,8 +131,9 @@ class _Plan(Protocol):
 class Evidence:
     """Collects what a playbook asks for, once a run, all pieces at the same time."""
 
-    def __init__(self, desk: Desk, context: Callable[[str, Mapping[str, str]], ActionContext]) -> None:
+    def __init__(self, desk: Desk, runs: Runs, context: Callable[[str, Mapping[str, str]], ActionContext]) -> None:
         self._desk = desk
+        self._runs = runs
         self._context = context
 
     async def collect(self, run: Run, playbook: _Plan) -> None:
@@ -139,10 +142,11 @@ class Evidence:
             return
         taken = {
             entry.data.get("name")
-            for entry in self._desk.incidents.story(run.incident_id)
-            if entry.kind == "evidence" and entry.data.get("run") == run.id
+            for entry in self._desk.incidents.evidence_since(run.incident_id, run.started_at)
+            if entry.data.get("run") == run.id
         }
         names = [name for name in playbook.evidence if name not in taken]
+        self._thin(run.incident_id)
         pieces = await asyncio.gather(*(self._piece(name, run) for name in names))
         for name, text in zip(names, pieces, strict=True):
             lines = text.strip().splitlines() or ["nothing"]
@@ -150,6 +154,13 @@ class Evidence:
             telling = lines[-1] if name == "service_log" else lines[0]
             data = {"name": name, "run": run.id, "text": text}
             self._desk.tell(run.incident_id, "evidence", f"{name}: {telling[:160]}", data)
+
+    def _thin(self, incident_id: int) -> None:
+        """An incident that is tried again for weeks keeps the evidence of its beginning and of its last runs."""
+        runs = [run.id for run in self._runs.of_incident(incident_id)]
+        surplus = runs[1:-KEPT_RUNS]
+        if surplus:
+            self._desk.incidents.thin_evidence(incident_id, surplus[-1])
 
     async def _piece(self, name: str, run: Run) -> str:
         try:

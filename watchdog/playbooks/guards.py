@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from watchdog.clock import Clock
@@ -50,10 +50,13 @@ class Guards:
     def ask(self, wish: Wish, playbook: Playbook, incident_id: int | None) -> Decision:
         """The decision of all guards. Whatever cannot be read counts as «not safe»."""
         limits = self.limits if playbook.budget is None else replace(self.limits, budget=playbook.budget)
-        longest = max((w.seconds for w in (*limits.budget, *limits.host_budget)), default=0.0)
-        return decide(
-            wish, self._gather(wish.run_id, incident_id, max(DAY_SECONDS, longest)), limits, self._clock.now()
-        )
+        facts = self._gather(wish.run_id, incident_id, self.reach([playbook]))
+        return decide(wish, facts, limits, self._clock.now())
+
+    def reach(self, playbooks: Iterable[Playbook]) -> float:
+        """How many seconds back the guards look at what was done; nothing younger may be forgotten."""
+        windows = [*self.limits.budget, *self.limits.host_budget, *(w for p in playbooks for w in p.budget or ())]
+        return max([DAY_SECONDS, *(window.seconds for window in windows)])
 
     def lock(self, run: Run, allowed: Wish | None = None) -> None:
         """From now on this run acts on its target. What it was `allowed` counts in budgets before it is all done."""

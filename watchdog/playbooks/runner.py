@@ -148,12 +148,12 @@ class Runner:
 
     def _may_retry(self, incident: Incident, playbook: Playbook) -> bool:
         """After a person was told, trying goes on as far as the guards allow, with the longest backoff between runs."""
-        runs = self._runs.of_incident(incident.id)
-        ended = runs[-1].ended_at if runs else None
-        if ended is None or self._clock.now() < ended + self.guards.limits.backoff_max:
+        last = self._runs.last_of_incident(incident.id)
+        ended = last.ended_at if last else None
+        if last is None or ended is None or self._clock.now() < ended + self.guards.limits.backoff_max:
             return False
         rung = next((r for r in playbook.ladder if r.steps), playbook.ladder[0])
-        return self.guards.ask(self.wish(runs[-1], playbook, rung), playbook, incident.id).allowed
+        return self.guards.ask(self.wish(last, playbook, rung), playbook, incident.id).allowed
 
     def begin(self, incident: Incident | None, playbook: Playbook, target: str, trigger: str = "alert") -> Run:
         """Starts a run in a task of its own. Raises ActionError while another run is under way for the incident."""

@@ -72,15 +72,37 @@ class Incidents:
 
     def story(self, incident_id: int) -> list[TimelineEntry]:
         """All lines of an incident's story, oldest first."""
-        rows = self._database.query(
-            "SELECT at, kind, text, data FROM timeline WHERE incident_id = ? ORDER BY id", (incident_id,)
+        return self._lines("WHERE incident_id = ? ORDER BY id", incident_id)
+
+    def end_of_story(self, incident_id: int, lines: int) -> list[TimelineEntry]:
+        """The last lines of an incident's story without its notices, oldest first."""
+        rest = "WHERE incident_id = ? AND kind != 'notice' ORDER BY id DESC LIMIT ?"
+        return self._lines(rest, incident_id, lines)[::-1]
+
+    def evidence_since(self, incident_id: int, since: float) -> list[TimelineEntry]:
+        """The evidence that was taken from `since` on, oldest first."""
+        return self._lines("WHERE incident_id = ? AND at >= ? AND kind = 'evidence' ORDER BY id", incident_id, since)
+
+    def thin_evidence(self, incident_id: int, run: int) -> None:
+        """Takes the text out of the evidence of this run; its first line stays in the story."""
+        self._database.execute(
+            "UPDATE timeline SET data = json_remove(data, '$.text') WHERE incident_id = ? AND kind = 'evidence'"
+            " AND json_extract(data, '$.run') = ?",
+            (incident_id, run),
         )
+
+    def _lines(self, rest: str, *parameters: float) -> list[TimelineEntry]:
+        statement = f"SELECT at, kind, text, data FROM timeline {rest}"  # noqa: S608 - from the methods above
+        rows = self._database.query(statement, parameters)
         return [TimelineEntry(row["at"], row["kind"], row["text"], json.loads(row["data"])) for row in rows]
 
     def prune(self, before: float) -> int:
-        """Forgets incidents resolved before `before`, with their stories and runs; returns how many."""
-        statement = "DELETE FROM incidents WHERE resolved_at IS NOT NULL AND resolved_at < ?"
-        return self._database.execute(statement, (before,)).rowcount
+        """Forgets incidents resolved before `before`, with their stories and runs, and runs without an incident that
+        ended before; returns how many incidents."""
+        with self._database.transaction():
+            self._database.execute("DELETE FROM runs WHERE incident_id IS NULL AND ended_at < ?", (before,))
+            statement = "DELETE FROM incidents WHERE resolved_at IS NOT NULL AND resolved_at < ?"
+            return self._database.execute(statement, (before,)).rowcount
 
 
 def _incident(row: sqlite3.Row) -> Incident:

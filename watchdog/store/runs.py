@@ -106,6 +106,11 @@ class Runs:
         rows = self._database.query("SELECT * FROM runs WHERE incident_id = ? ORDER BY id", (incident_id,))
         return [_run(row) for row in rows]
 
+    def last_of_incident(self, incident_id: int) -> Run | None:
+        """The newest run of one incident."""
+        rows = self._database.query("SELECT * FROM runs WHERE incident_id = ? ORDER BY id DESC LIMIT 1", (incident_id,))
+        return _run(rows[0]) if rows else None
+
     def intend(
         self,
         run: Run,

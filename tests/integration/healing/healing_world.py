@@ -79,7 +79,7 @@ class World:
             runs=self.runs,
             guards=self.guards,
             verifier=Verifier(self.holds, self.desk, self.clock, self.bell),
-            evidence=Evidence(self.desk, self._context),
+            evidence=Evidence(self.desk, self.runs, self._context),
             context=self._context,
             clock=self.clock,
             bell=self.bell,

@@ -676,3 +676,21 @@ def test_a_mitigating_playbook_says_what_it_wants_to_reach(tmp_path: Path) -> No
     """Its alert may go on, so without a `verify.expr` it would verify without having acted."""
     with pytest.raises(ValueError, match=r"rung 'one' needs a `verify\.expr`"):
         one(tmp_path, mitigates=True)
+
+
+async def test_an_incident_of_weeks_keeps_the_evidence_of_its_ends(tmp_path: Path, make_world: MakeWorld) -> None:
+    """Of many runs for one incident the first and the last few keep their evidence whole, so that it cannot fill the
+    disk; of the others a line remains."""
+    world = make_world(one(tmp_path, truth="", evidence=["pressure"]))
+    incident = world.fire(alert())
+    for _ in range(7):
+        await world.ended(world.begin(world.incident(incident)))
+    taken = [entry for entry in world.desk.incidents.story(incident.id) if entry.kind == "evidence"]
+    assert ["text" in entry.data for entry in taken] == [True, False, False, True, True, True, True]
+    assert all(entry.text.startswith("pressure: load") for entry in taken)
+
+
+async def test_nothing_is_forgotten_that_a_budget_still_counts(tmp_path: Path, make_world: MakeWorld) -> None:
+    """The guards look back as far as the longest window of any playbook, whatever the history is set to."""
+    week = one(tmp_path, budget={"7d": 3})
+    assert make_world(week).guards.reach([week, one(tmp_path, name="other")]) == 7 * 86400
