@@ -23,6 +23,7 @@ Location = tuple[str | int, ...]
 MOST_VALUES = 200_000
 """In one file: far above what people write, far below what aliases of aliases could make of a few lines."""
 _WHOLE = object()
+_SECRET_WORDS = frozenset({"password", "passphrase", "secret", "token", "key", "keys", "credentials", "authorization"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +224,18 @@ def _sentence(problem: ErrorDetails, location: Location, names: Iterable[str]) -
             if wanted and not wanted.startswith("be "):
                 wanted = f"to {wanted}"
             wanted = wanted.removeprefix("be ").removeprefix("a valid ") or subject
-            shown = repr(problem["input"])
-            return f"expected {wanted}, not {shown if len(shown) <= 60 else shown[:57] + '...'}"
+            return f"expected {wanted}, not {_shown(problem['input'], location)}"
+
+
+def _shown(value: object, location: Location) -> str:
+    """The value for a message that may end in a log: never a secret, nor a section that may hold one."""
+    words = {word for part in location for word in re.split(r"[^a-z]+", str(part).lower())}
+    if words & _SECRET_WORDS:
+        return "the value there (not shown: it may be secret)"
+    if isinstance(value, Mapping) and value:
+        return "a mapping"
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def _nearest(name: str, allowed: Iterable[str]) -> str:

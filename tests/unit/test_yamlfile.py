@@ -91,7 +91,7 @@ def test_a_good_file_is_read() -> None:
         ("name: home", "name: home\ninterval: 5 x", 2, "expected a duration such as 30s, 5m or 1h30m, not '5 x'"),
         ("name: home", "name: home\nrooms: []", 2, "rooms: expected to have at least 1 item"),
         ("name: home", "name: home\nrooms: hall", 2, "rooms: expected tuple, not 'hall'"),
-        ("name: home", "name: home\nrooms: [a, {b: c}]", 2, "rooms.1: expected string, not {'b': 'c'}"),
+        ("name: home", "name: home\nrooms: [a, {b: c}]", 2, "rooms.1: expected string, not a mapping"),
         ("count: 2", "count: many", 3, "limits.count: expected integer, unable to parse string as an integer"),
         ("count: 2", "count: 11", 3, "limits.count: expected less than or equal to 10, not 11"),
         ("count: 2", "count: 2\n  share: 1", 4, "limits.share: expected less than 1, not 1"),
@@ -263,3 +263,31 @@ def test_no_data_is_a_traceback(tree: object) -> None:
     said = complaint(lambda: Document("f", tree, {(): 1}))
     assert said.startswith("f:1: ")
     assert "\n" not in said
+
+
+class Mail(Settings):
+    """Where secrets may stand by mistake in the wrong shape."""
+
+    smtp_auth_password: int = 0
+    authorization: bool = False
+    tokens_per_minute: int = 0
+    monkey: int = 0
+    part: int = 0
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("smtp_auth_password: hunter2", True),
+        ("authorization: {credentials: hunter2}", True),
+        ("part: {smtp_auth_password: hunter2}", True),
+        ("monkey: hunter2", False),
+        ("tokens_per_minute: hunter2", False),
+    ],
+)
+def test_no_error_shows_a_secret(text: str, secret: bool) -> None:
+    """What stands under a key that may be secret is never shown, nor a mapping that may hold such a key."""
+    with pytest.raises(ConfigError) as caught:
+        validate(Mail, parse(text, "mail.yaml"))
+    assert ("hunter2" in str(caught.value)) is not secret
+    assert str(caught.value).startswith("mail.yaml:1: ")
