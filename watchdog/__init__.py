@@ -1,3 +1,1 @@
 """proxywatch, the host agent. PyPI's `watchdog` (file-system events) is another project with the same import name."""
-
-__version__ = "0.1.0"

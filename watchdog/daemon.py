@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ from watchdog.store.outbox import Outbox
 from watchdog.store.runs import Runs
 from watchdog.system.http import HttpClient
 from watchdog.system.proxy_api import ProxyApi
-from watchdog.system.services import ServiceContext, ServiceController, services
+from watchdog.system.services import ServiceContext, ServiceController, ServiceSettings, services
 
 log = logging.getLogger("proxywatch")
 
@@ -148,11 +149,15 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload_and_say(), "reload"))
+        if sys.stderr.isatty():
+            # In the foreground SIGHUP says that the terminal has gone, not that the configuration has changed.
+            loop.add_signal_handler(signal.SIGHUP, self.stop)
+        else:
+            loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload_and_say(), "reload"))
         try:
             await self._control.start()
             self._restore_alerts()
-            await self._start_services(with_services)
+            await self._start_services(self.parts.loaded.config.services, with_services)
             await self.rounds.begin(self.parts.loaded.config)
             self.schedule.start()
             for work in (self._evaluate, self._keep_in_step, self._keep_house, self._feed_watchdog):
@@ -190,7 +195,9 @@ class Daemon:
             raise
         finally:
             self._notify("READY=1")
+        added = {name: settings for name, settings in config.services.items() if name not in self.services}
         self._build_services(config)
+        await self._start_services(added, with_services=False)
         self.guards.limits = config.guards.limits()
         self.runner.playbooks = files.playbooks
         self.dispatcher.config = files.routes
@@ -322,9 +329,9 @@ class Daemon:
         orphans = self.engine.restore(known)
         self._take([AlertEvent(AlertChange.RESOLVED, alert, now) for alert in orphans])
 
-    async def _start_services(self, with_services: bool) -> None:
+    async def _start_services(self, chosen: Mapping[str, ServiceSettings], with_services: bool) -> None:
         """Children of ours that do not run are started; those that an earlier life of ours started are adopted."""
-        for name, settings in self.parts.loaded.config.services.items():
+        for name, settings in chosen.items():
             if settings.kind != "child":
                 continue
             status = await self.services[name].status()

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from watchdog import __version__
 from watchdog.api import views
 from watchdog.api.parts import Parts
 from watchdog.api.shapes import moment, number
 from watchdog.core.model import AlertState
 from watchdog.errors import ProbeError, QueryError
+from watchdog.release import __version__
 from watchdog.system.proxy_api import MasterStatus
 
 Shape = dict[str, Any]
@@ -138,7 +138,7 @@ def _service(parts: Parts, name: str, seen: Seen) -> Shape:
         "pid": master.pid if master else seen.pids.get(name),
         "url": settings.proxy.url if settings.proxy else None,
         "ready": _flag(_one(parts, "proxywatch_proxy_ready", service=name)),
-        "workers_serving": _whole(_one(parts, "proxywatch_workers_serving", service=name)),
+        "workers_serving": sum(worker["state"] == "serving" for worker in workers) if workers else None,
         "workers_expected": _whole(_one(parts, "proxywatch_workers_expected", service=name)),
         "requests_per_second": _ask(
             parts, f'sum(rate(http_requests_total{{service="{name}",route!~"/(health|metrics).*"}}[1m]))'

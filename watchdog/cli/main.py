@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from watchdog import __version__
 from watchdog.cli import (
     alerts,
     check,
@@ -29,6 +28,7 @@ from watchdog.cli import (
 from watchdog.cli.control import RefusedRequest
 from watchdog.cli.text import say, say_json
 from watchdog.errors import ConfigError, EnvironmentUnfit, ProxywatchError
+from watchdog.release import __version__
 
 NOUNS = (run, status, check, probe, rules, alerts, incident, explain, playbook, query, pause, config, doctor)
 INTERRUPTED = 130

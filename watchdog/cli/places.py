@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,14 @@ def _run_dir(file: Path | None) -> str:
         return DEFAULT_RUN_DIR
     fragments = sorted((file.parent / "conf.d").glob("*.yaml"), reverse=True)
     for candidate in (*fragments, file):
-        value = _read(candidate).get("run_dir")
+        try:
+            value = _read(candidate).get("run_dir")
+        except ConfigError as error:
+            if not candidate.is_file():
+                raise
+            # The daemon runs on with its last good configuration, and must be reached now above all.
+            print(f"proxywatch: {error}; passed over to reach the daemon", file=sys.stderr)
+            continue
         if isinstance(value, str):
             return value
     return DEFAULT_RUN_DIR

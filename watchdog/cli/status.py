@@ -92,7 +92,7 @@ def worker_cells(worker: Shape, now: Shape) -> list[str]:
     figures = [pid, f"up {text.ago(worker['since'], now)}", text.size(worker["uss_bytes"])]
     figures += [f"cpu {text.percent(worker['cpu_ratio'])}", f"answers in {text.span(worker['response_seconds'])}"]
     if worker["crashes"]:
-        figures.append(text.count(worker["crashes"], "crash") + ("es" if worker["crashes"] > 1 else ""))
+        figures.append("1 crash" if worker["crashes"] == 1 else f"{worker['crashes']} crashes")
     return [worker["state"], ", ".join(figures)]
 
 

@@ -164,7 +164,8 @@ def alert_fired(incident: Incident, alert: Alert, now: float) -> Incident:
     names = moved.alertnames if name in moved.alertnames else (*moved.alertnames, name)
     moved = replace(moved, firing=firing, alertnames=names)
     severity = alert.label.get("severity", "warning")
-    if severity_rank(severity) <= severity_rank(moved.severity):
+    same_rule_anew = name == dict(moved.labels).get("alertname") and severity == moved.severity
+    if severity_rank(severity) <= severity_rank(moved.severity) and not same_rule_anew:
         return moved
     title = alert.annotation.get("summary") or name
     return replace(moved, severity=severity, title=title, labels=alert.labels, annotations=alert.annotations)

@@ -55,6 +55,9 @@ class Verifier:
         while True:
             now = self._clock.now()
             missing = self._missing(run, playbook, rung)
+            if rung.steps and held_since is not None and not playbook.mitigates and self.fires(run, playbook):
+                # It broke again under the eyes of the verification: waiting longer would only lengthen the outage.
+                return False, f"well for {format_duration(now - held_since)} only: {missing}"
             if missing or now < began + wanted.settle:
                 held_since = None
             elif held_since is None:
