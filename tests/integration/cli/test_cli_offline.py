@@ -104,6 +104,18 @@ def test_two_playbooks_of_one_name_are_found(tmp_path: Path, capsys: pytest.Capt
     assert "defined twice" in capsys.readouterr().out
 
 
+def test_a_broken_fragment_does_not_cut_the_line_to_the_daemon(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The daemon runs on with its last good configuration, so its socket is still found, with a word about the file."""
+    file = write_config(tmp_path)
+    socket = load_config(file).control_socket
+    (file.parent / "conf.d").mkdir()
+    (file.parent / "conf.d/bad.yaml").write_text("probes: [\n")
+    assert places.control_socket(str(file), None) == socket
+    assert "bad.yaml:2: not valid YAML" in capsys.readouterr().err
+
+
 def test_a_missing_configuration_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`run` and `status` with a file that is not there exit 2 and name it."""
     for argv in (["run", "--plain"], ["status"], ["config", "show"]):
