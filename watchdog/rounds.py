@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from watchdog.clock import Clock
+from watchdog.core.model import Sample, labels_of
 from watchdog.pipeline import Pipeline
-from watchdog.probes import Closer, Probe, ProbeContext, ProbeSettings, Watcher, probes, run_once
+from watchdog.probes import Closer, Probe, ProbeContext, ProbeResult, ProbeSettings, Watcher, probes, run_once
 from watchdog.schedule import Pace, Schedule
 from watchdog.settings import Config
 from watchdog.system.http import HttpClient
-from watchdog.system.services import ServiceController
+from watchdog.system.services import ServiceController, ServiceSettings
 
 log = logging.getLogger("proxywatch.probe")
 
@@ -24,6 +25,7 @@ WATCHER_RETRY_SECONDS = 5.0
 @dataclass(slots=True)
 class _Entry:
     settings: ProbeSettings
+    service: ServiceSettings | None
     probe: Probe
     watcher: asyncio.Task[None] | None
 
@@ -54,7 +56,8 @@ class Rounds:
     async def replace(self, config: Config) -> None:
         """Takes over another configuration: only what changed is built anew."""
         for name in list(self._entries):
-            if self._entries[name].settings != config.probes.get(name):
+            entry, settings = self._entries[name], config.probes.get(name)
+            if settings is None or (settings, _service(settings, config)) != (entry.settings, entry.service):
                 await self._remove(name)
         for name, settings in config.probes.items():
             if name not in self._entries:
@@ -75,7 +78,14 @@ class Rounds:
     async def run_now(self, name: str) -> None:
         """One measurement at once. KeyError for an unknown name."""
         entry = self._entries[name]
-        result = await run_once(entry.probe, entry.settings, name, self._clock)
+        try:
+            result = await run_once(entry.probe, entry.settings, name, self._clock)
+        except Exception as error:
+            # Without a result its last figures would stand, and nobody would be told that nothing is measured.
+            log.exception("probe %s failed by a bug of ours", name)
+            failed = Sample("probe_success", 0.0, labels_of(probe=name, kind=entry.settings.kind))
+            text = f"a bug of ours: {type(error).__name__}: {error}"
+            result = ProbeResult((failed,), text, text, self._clock.now(), 0.0)
         if self._entries.get(name) is entry:
             self._pipeline.measured(name, entry.settings, result)
             self._measured[name].set()
@@ -92,7 +102,7 @@ class Rounds:
         watcher = None
         if isinstance(probe, Watcher):
             watcher = asyncio.create_task(self._watch(name, settings, probe), name=f"watch-{name}")
-        self._entries[name] = _Entry(settings, probe, watcher)
+        self._entries[name] = _Entry(settings, _service(settings, config), probe, watcher)
         self._measured[name] = asyncio.Event()
 
         async def work() -> None:
@@ -120,3 +130,8 @@ class Rounds:
             await entry.probe.close()
         if forget:
             self._pipeline.forget(name)
+
+
+def _service(settings: ProbeSettings, config: Config) -> ServiceSettings | None:
+    """The service that a probe looks at, as configured: a probe is built anew when that changes too."""
+    return config.services.get(settings.service or "")
