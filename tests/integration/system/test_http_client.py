@@ -210,7 +210,7 @@ async def test_one_connection_serves_many_requests(client: HttpClient) -> None:
         (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", b"until the end"),
         (b"HTTP/1.0 200 OK\r\n\r\nold", b"old"),
         (b"HTTP/1.1 103 Early\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", b"ok"),
-        (b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n" + gzip.compress(b"small"), b"small"),
+        (b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n" + gzip.compress(b"small", mtime=0), b"small"),
     ],
 )
 async def test_every_framing_is_understood(client: HttpClient, reply: bytes, body: bytes) -> None:
@@ -224,7 +224,7 @@ async def test_every_framing_is_understood(client: HttpClient, reply: bytes, bod
     ("reply", "fault"),
     [
         (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000 + b"\r\n\r\n", "protocol"),
-        (b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n" + gzip.compress(b"0" * 99_999), "too_large"),
+        (b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n" + gzip.compress(b"0" * 99_999, mtime=0), "too_large"),
         (b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\nplain", "protocol"),
     ],
 )
