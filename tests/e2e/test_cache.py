@@ -8,7 +8,7 @@ import aiohttp
 from world import World, eventually, kinds, story
 
 LIMIT_MB = 4
-FILLING = {"cache": {"max_size_mb": LIMIT_MB, "eviction_threshold": 1.0, "max_entry_kb": 256}}
+FILLING = {"cache": {"max_size_mb": LIMIT_MB, "eviction_threshold": 1.0, "max_entry_kb": 512}}
 QUICK = {"probes": {"cache": {"interval": "500ms"}}, "guards": {"backoff_initial": "1s"}}
 
 
@@ -22,7 +22,7 @@ async def keep_full(world: World, stop: asyncio.Event) -> int:
             if usage["memory_usage_mb"] / LIMIT_MB > 0.96:
                 await asyncio.sleep(0.05)
                 continue
-            body = {"model": "demo-small", "messages": [{"role": "user", "content": f"{answered} " + "x" * 32768}]}
+            body = {"model": "demo-small", "messages": [{"role": "user", "content": f"{answered} " + "x" * 100_000}]}
             async with session.post(url, json=body) as response:
                 assert response.status == 200, await response.text()
                 await response.read()

@@ -17,6 +17,7 @@ from watchdog.core.incidents import (
     alert_fired,
     alert_resolved,
     open_incident,
+    severity_rank,
     transition,
 )
 from watchdog.core.model import Alert, AlertChange, AlertEvent, AlertState, IncidentState, TimelineEntry
@@ -188,8 +189,15 @@ class Desk:
             self._say(self._open[incident_id], kind, reason)
 
     def unheard(self, incident: Incident) -> list[Alert]:
-        """The incident's firing alerts of which nobody has been told yet."""
-        return [a for a in self.alerts_of(incident) if a.label.get("alertname", "") not in incident.heard]
+        """The incident's firing alerts of which nobody has been told yet and that are no lesser trouble than it is:
+        that a failing provider's circuit is open too, nobody has to be told."""
+        least = severity_rank(incident.severity)
+        return [
+            alert
+            for alert in self.alerts_of(incident)
+            if alert.label.get("alertname", "") not in incident.heard
+            and severity_rank(alert.label.get("severity", "warning")) >= least
+        ]
 
     def _say(self, incident: Incident, kind: NoticeKind, reason: str) -> None:
         told = incident.told + 1

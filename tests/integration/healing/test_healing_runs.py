@@ -12,7 +12,7 @@ import pytest
 from healing_world import LIMITS, QUICK, World, alert, check, playbook, rung, step, until
 
 from watchdog.core.ladder import RungOutcome
-from watchdog.core.model import IncidentState
+from watchdog.core.model import IncidentState, labels_of
 from watchdog.core.policy import Pause, Reason, Window
 from watchdog.errors import ActionError, StoreError
 from watchdog.playbooks.schema import Playbook
@@ -188,6 +188,28 @@ async def test_a_refused_run_ends_when_nothing_fires_any_more(tmp_path: Path, ma
     assert world.incident(incident).state is IncidentState.RESOLVED
     assert world.effects == []
     assert [kind for kind, _ in world.told()] == ["resolved"]
+
+
+async def test_a_lesser_trouble_beside_one_that_is_kept_at_bay_is_not_told(
+    tmp_path: Path, make_world: MakeWorld
+) -> None:
+    """A warning that joins a critical incident whose playbook keeps users served wakes nobody; a critical one does."""
+    keeps = playbook({"rung": "look", "verify": {**QUICK, "expr": "served"}}, mitigates=True)
+    world = make_world(keeps)
+    world.make("served")
+    incident = world.fire(alert())
+    await world.ended(world.begin(incident))
+    world.fire(
+        replace(
+            alert(name="CircuitOpen"),
+            labels=labels_of(alertname="CircuitOpen", severity="warning", target="service:web"),
+        )
+    )
+    world.runner.consider(world.incident(incident))
+    assert world.told() == []
+    world.fire(alert(name="Worse"))
+    world.runner.consider(world.incident(incident))
+    assert [kind for kind, _ in world.told()] == ["opened"]
 
 
 async def test_a_final_refusal_escalates_with_its_reason(tmp_path: Path, make_world: MakeWorld) -> None:
