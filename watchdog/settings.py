@@ -106,6 +106,8 @@ class Loaded(Settings):
         found: list[Path] = []
         for pattern in patterns:
             base = Path(pattern)
+            if not base.name:
+                raise ConfigError(f"expected a pattern of files, not {pattern!r}", file=str(self.file), key=key)
             matches = (
                 sorted(base.parent.glob(base.name)) if base.is_absolute() else sorted(self.file.parent.glob(pattern))
             )
