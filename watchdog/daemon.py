@@ -142,6 +142,7 @@ class Daemon:
         self._control = ControlServer(create_app(self.parts), files.loaded.control_socket)
         self._systemd = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
         self._stop = asyncio.Event()
+        self._reloading = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self, *, with_services: bool = False, view: View | None = None) -> None:
@@ -184,15 +185,22 @@ class Daemon:
         self._stop.set()
 
     async def reload(self) -> str:
-        """Reads everything again and takes it over; on any error nothing changes and ConfigError says why."""
+        """Reads everything again and takes it over; on any error nothing changes and ConfigError says why.
+
+        One after another: two at once would take over halves of two configurations.
+        """
+        async with self._reloading:
+            return await self._reload()
+
+    async def _reload(self) -> str:
         self._notify("RELOADING=1")
         try:
             files = await asyncio.to_thread(read_files, self._file)
             config = files.loaded.config
             notifiers = build_notifiers(files.routes, self._notifier_context(config))
-        except ConfigError as error:
+        except (ProxywatchError, OSError, ValueError) as error:
             self.parts.reload_error = str(error)
-            raise
+            raise error if isinstance(error, ConfigError) else ConfigError(str(error), file=str(self._file)) from error
         finally:
             self._notify("READY=1")
         added = {name: settings for name, settings in config.services.items() if name not in self.services}
