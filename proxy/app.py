@@ -5,32 +5,26 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
 
 from proxy import faults, metrics
 from proxy.auth import Doorman
 from proxy.clock import Clock
+from proxy.endpoints import caching, completions, figures, health, steering
+from proxy.endpoints.route import Route, RouteTable, Services
 from proxy.errors import ApiError
 from proxy.exchange import (
     ON_DISCONNECT,
     Exchange,
     GatewayReply,
-    Handler,
     Headers,
-    Plain,
     Receive,
     Request,
     Scope,
     Send,
-    document,
     envelope,
-    is_number,
-    json_object,
 )
-from proxy.exposition import text, wants
-from proxy.health import LATENCY, LATENCY_BUCKETS, GatewayHealth, Health
+from proxy.gateway import Gateway
+from proxy.health import LATENCY, LATENCY_BUCKETS, Health
 from proxy.logs import LogWriter
 from proxy.settings import Settings
 
@@ -41,31 +35,8 @@ _SECURITY: Headers = [
     (b"strict-transport-security", b"max-age=31536000"),
     (b"cache-control", b"no-store"),
 ]
+_ENDPOINTS = (completions, health, figures, caching, steering)
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-
-
-class Gateway(GatewayHealth, Protocol):
-    """What the shell needs of the gateway."""
-
-    async def chat_completions(
-        self, body: bytes, headers: Mapping[str, str], caller: str, request_id: str
-    ) -> GatewayReply: ...
-    def models(self) -> dict[str, Any]: ...
-    def evict_cache(self, *, expired: bool, fraction: float | None) -> dict[str, Any]: ...
-    def flush_cache(self) -> dict[str, Any]: ...
-    def set_circuit(
-        self, provider: str, state: Literal["open", "closed"], seconds: float, reason: str
-    ) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """`label` names it in metrics; `needs` is the role, None for everybody; `bounded` counts towards max_in_flight."""
-
-    label: str
-    handler: Handler
-    needs: Literal["user", "admin"] | None = None
-    bounded: bool = False
 
 
 class App:
@@ -78,44 +49,19 @@ class App:
         self.in_flight = 0
         self.health = Health(settings, gateway, clock, measured.directory)
         self._settings = settings
-        self._gateway = gateway
         self._log = log
         self._clock = clock
-        self._metrics_dir: Path = measured.directory
         self._doorman = Doorman(settings.auth, measured)
         self._max_body = int(settings.max_body_mb * 1024 * 1024)
         self._requests = measured.counter("http_requests_total", "Requests answered.", ("method", "route", "status"))
         self._durations = measured.histogram(LATENCY, "Until the last byte.", LATENCY_BUCKETS, ("route",))
         self._in_flight = measured.gauge("http_requests_in_flight", "Requests being answered.")
         self._lost = measured.counter("http_clients_gone_total", "Requests whose client went away early.", ("route",))
-        self._routes = self._table()
-
-    def _table(self) -> dict[str, dict[str, Route]]:
-        """Path → method → route. A path that ends in `/*/circuit` has the one variable part."""
-        chat = Route("/v1/chat/completions", self._chat, "user", bounded=True)
-        table: dict[str, dict[str, Route]] = {
-            "/v1/chat/completions": {"POST": chat},
-            "/v1/models": {"GET": Route("/v1/models", self._models, "user")},
-            "/api/models": {"GET": Route("/api/models", self._models, "user")},
-            "/health": {"GET": Route("/health", self._health)},
-            "/health/live": {"GET": Route("/health/live", self._live)},
-            "/health/ready": {"GET": Route("/health/ready", self._ready)},
-            "/health/quick": {"GET": Route("/health/quick", self._quick)},
-            "/health/detailed": {"GET": Route("/health/detailed", self._detailed)},
-            "/health/providers": {"GET": Route("/health/providers", self._providers)},
-            "/health/cache": {"GET": Route("/health/cache", self._cache)},
-            "/metrics": {"GET": Route("/metrics", self._metrics)},
-            "/metrics/json": {"GET": Route("/metrics/json", self._metrics_json)},
-            "/api/cache": {"DELETE": Route("/api/cache", self._flush, "admin")},
-            "/api/cache/evict": {"POST": Route("/api/cache/evict", self._evict, "admin")},
-            "/api/providers/*/circuit": {"POST": Route("/api/providers/*/circuit", self._circuit, "admin")},
-        }
-        if self._settings.faults:
-            table["/debug/fault"] = {"POST": Route("/debug/fault", faults.inject, "admin")}
-        for methods in table.values():
-            if "GET" in methods:
-                methods["HEAD"] = methods["GET"]
-        return table
+        services = Services(settings, gateway, self.health, measured.directory, lambda: self.draining)
+        routes = [route for kind in _ENDPOINTS for route in kind.routes(services)]
+        if settings.faults:
+            routes.append(Route("POST", "/debug/fault", faults.inject, "admin"))
+        self._routes = RouteTable(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; every error becomes OpenAI's envelope here, and nowhere else."""
@@ -153,7 +99,8 @@ class App:
 
     async def _answer(self, exchange: Exchange, receive: Receive) -> None:
         try:
-            route, argument = self._find(exchange)
+            route, argument = self._routes.find(exchange.method, exchange.path)
+            exchange.label = route.path
             headers = exchange.headers
             caller = None if route.needs is None else self._doorman.admit(headers, exchange.peer, route.needs)
             exchange.caller = caller
@@ -164,26 +111,6 @@ class App:
         except ApiError as error:
             reply = envelope(error)
         await self._send(exchange, reply)
-
-    def _find(self, exchange: Exchange) -> tuple[Route, str]:
-        path, argument = exchange.path, ""
-        methods = self._routes.get(path)
-        if methods is None and path.startswith("/api/providers/") and path.endswith("/circuit"):
-            argument = path.removeprefix("/api/providers/").removesuffix("/circuit")
-            methods = self._routes["/api/providers/*/circuit"]
-        if methods is None:
-            raise ApiError(404, f"Unknown request URL: {exchange.method} {path}.", code="unknown_url")
-        route = methods.get(exchange.method)
-        if route is None:
-            allowed = ", ".join(sorted(methods))
-            raise ApiError(
-                405,
-                f"{exchange.method} is not allowed here; expected {allowed}.",
-                code="method_not_allowed",
-                headers=((b"allow", allowed.encode()),),
-            )
-        exchange.label = route.label
-        return route, argument
 
     def _check_room(self) -> None:
         if self.in_flight > self._settings.max_in_flight:
@@ -253,75 +180,3 @@ class App:
             response_time_ms=round(seconds * 1000, 3),
             caller=exchange.caller.id if exchange.caller else None,
         )
-
-    # Handlers
-
-    async def _chat(self, request: Request) -> GatewayReply:
-        assert request.caller is not None
-        return await self._gateway.chat_completions(request.body, request.headers, request.caller.id, request.id)
-
-    async def _models(self, request: Request) -> GatewayReply:
-        return document(self._gateway.models())
-
-    async def _health(self, request: Request) -> GatewayReply:
-        return document(self.health.summary())
-
-    async def _live(self, request: Request) -> GatewayReply:
-        return document({"status": "alive"})
-
-    async def _ready(self, request: Request) -> GatewayReply:
-        reason = "draining" if self.draining else None if self._gateway.usable() else "no usable provider"
-        if reason is not None:
-            return document({"status": "not ready", "reason": reason}, 503)
-        return document({"status": "ready"})
-
-    async def _quick(self, request: Request) -> GatewayReply:
-        return document(self.health.quick())
-
-    async def _detailed(self, request: Request) -> GatewayReply:
-        return document(self.health.detailed())
-
-    async def _providers(self, request: Request) -> GatewayReply:
-        return document(self._gateway.providers_health())
-
-    async def _cache(self, request: Request) -> GatewayReply:
-        return document(self._gateway.cache_health())
-
-    async def _metrics(self, request: Request) -> GatewayReply:
-        content_type = wants(request.headers.get("accept", ""))
-        if content_type is None:
-            return document(self.health.metrics_document())
-        return Plain(200, text(metrics.read(self._metrics_dir), content_type), [(b"content-type", content_type)])
-
-    async def _metrics_json(self, request: Request) -> GatewayReply:
-        return document(self.health.metrics_document())
-
-    async def _flush(self, request: Request) -> GatewayReply:
-        return document(self._gateway.flush_cache())
-
-    async def _evict(self, request: Request) -> GatewayReply:
-        body = json_object(request.body)
-        expired, fraction = body.get("expired", False), body.get("fraction")
-        if not isinstance(expired, bool):
-            raise ApiError(400, f"expired: expected true or false, not {expired!r}.", param="expired")
-        if fraction is not None and not (is_number(fraction) and 0 < fraction <= 1):
-            raise ApiError(
-                400, f"fraction: expected a number above 0 and at most 1, not {fraction!r}.", param="fraction"
-            )
-        if expired == (fraction is not None):
-            raise ApiError(400, 'Expected exactly one of {"expired": true} and {"fraction": F}.')
-        return document(self._gateway.evict_cache(expired=expired, fraction=fraction))
-
-    async def _circuit(self, request: Request) -> GatewayReply:
-        body = json_object(request.body)
-        state, seconds, reason = body.get("state"), body.get("seconds", 300), body.get("reason", "")
-        if state not in ("open", "closed"):
-            raise ApiError(400, f"state: expected open or closed, not {state!r}.", param="state")
-        if not (is_number(seconds) and 0 < seconds <= 86_400):
-            raise ApiError(400, f"seconds: expected a number above 0, at most 86400, not {seconds!r}.", param="seconds")
-        if not isinstance(reason, str):
-            raise ApiError(400, f"reason: expected a string, not {reason!r}.", param="reason")
-        try:
-            return document(self._gateway.set_circuit(request.argument, state, float(seconds), reason[:500]))
-        except KeyError:
-            raise ApiError(404, f"There is no provider {request.argument!r}.", code="unknown_provider") from None

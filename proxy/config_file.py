@@ -153,7 +153,7 @@ def _wording(kind: str, text: str, given: object, loc: tuple[int | str, ...], co
         case "union_tag_invalid":
             return f"unknown kind {context.get('tag')!r}; expected one of {context.get('expected_tags')}"
         case "union_tag_not_found":
-            return "has no kind; expected one of 'local', 'openai'"
+            return "has no kind; expected one of 'local', 'openai', 'anthropic', 'azure'"
         case "value_error":
             return text.removeprefix("Value error, ")
         case _:

@@ -24,7 +24,7 @@ from proxy.providers.health import provider_health
 from proxy.providers.record import ProviderRecord
 from proxy.providers.recovery import Recovery
 from proxy.routing.breaker import Policy, State
-from proxy.settings import LocalProvider, Provider, Settings
+from proxy.settings import LocalProvider, OpenAIProvider, Provider, Settings
 from proxy.shared import Shared, StoreBrokenError, StoreBusyError
 from proxy.streaming import stream_of
 from proxy.upstream import Upstream
@@ -290,7 +290,11 @@ class Gateway:
 
 
 def _endpoint(provider: Provider) -> Endpoint:
-    return local.endpoint(provider) if isinstance(provider, LocalProvider) else openai.endpoint(provider)
+    if isinstance(provider, LocalProvider):
+        return local.endpoint(provider)
+    if isinstance(provider, OpenAIProvider):
+        return openai.endpoint(provider)
+    raise ConfigError(f"kind {provider.kind} is not served by this version", key=f"providers.{provider.name}.kind")
 
 
 def _parse(body: bytes, request_id: str) -> Request:
