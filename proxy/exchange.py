@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import orjson
 
 from proxy.auth import Caller
+from proxy.call import Account
 from proxy.errors import ApiError
 
 Headers = list[tuple[bytes, bytes]]
@@ -37,6 +38,7 @@ class GatewayReply(Protocol):
     status: int
     headers: Headers
     body: bytes | AsyncIterator[bytes]
+    account: Account | None
 
 
 @dataclass(slots=True)
@@ -46,6 +48,7 @@ class Plain:
     status: int
     body: bytes | AsyncIterator[bytes]
     headers: Headers
+    account: Account | None = None
 
 
 @dataclass(slots=True)

@@ -14,11 +14,12 @@ import orjson
 from proxy.cache.behind import WriteBehind
 from proxy.cache.policy import Directives, directives, request_key, storable
 from proxy.cache.store import Hit, ResponseCache, Totals
+from proxy.call import Account, Call, Operation
 from proxy.clock import Clock
 from proxy.errors import ApiError, ConfigError
 from proxy.metrics import Metrics
 from proxy.providers import local, openai
-from proxy.providers.attempts import Attempts, Request
+from proxy.providers.attempts import Attempts
 from proxy.providers.endpoint import Endpoint
 from proxy.providers.health import provider_health
 from proxy.providers.record import ProviderRecord
@@ -40,6 +41,14 @@ _JSON = (b"content-type", b"application/json")
 _EVENT_STREAM = (b"content-type", b"text/event-stream")
 _NO_CACHE = (b"cache-control", b"no-cache")
 
+_SUBJECTS: dict[Operation, tuple[str, tuple[type, ...], str]] = {
+    Operation.CHAT: ("messages", (list,), "an array of messages"),
+    Operation.MESSAGES: ("messages", (list,), "an array of messages"),
+    Operation.COMPLETIONS: ("prompt", (str, list), "a string or an array"),
+    Operation.EMBEDDINGS: ("input", (str, list), "a string or an array"),
+}
+"""What each operation cannot be without, beside the model."""
+
 T = TypeVar("T")
 
 
@@ -50,10 +59,11 @@ class Reply:
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes | AsyncIterator[bytes]
+    account: Account | None
 
 
 class Gateway:
-    """One per worker. Everything but `chat_completions` is quick and may be called from any handler."""
+    """One per worker. Everything but `answer` is quick and may be called from any handler."""
 
     def __init__(self, settings: Settings, metrics: Metrics, clock: Clock) -> None:
         self._settings = settings
@@ -119,17 +129,22 @@ class Gateway:
         self._shared.close()
         self._ticking = None
 
-    async def chat_completions(self, body: bytes, headers: Mapping[str, str], caller: str, request_id: str) -> Reply:
-        """Answers a chat completion from the cache or a provider. `headers` are lower-case. Raises ApiError."""
-        request = _parse(body, request_id)
+    async def answer(
+        self, operation: Operation, body: bytes, headers: Mapping[str, str], caller: str, request_id: str
+    ) -> Reply:
+        """Answers from the cache or a provider. `headers` are lower-case, `caller` is the id of a key. ApiError."""
+        request = _parse(operation, body, request_id, caller)
+        account = Account(operation, request.model, request.stream)
         allowed = self._directives(headers)
         key = request_key(request.fields, caller) if allowed.lookup or allowed.store else b""
         if allowed.lookup:
             hit = self._find(key)
             self._count(hit is not None)
             if hit is not None:
-                return _from_cache(hit, request)
-        delivered = await self._attempts.deliver(request)
+                account.cache = "hit"
+                return _from_cache(hit, request, account)
+            account.cache = "miss"
+        delivered = await self._attempts.deliver(request, account)
         if allowed.store and delivered.parsed is not None and storable(delivered.parsed):
             answer = delivered.body
             assert isinstance(answer, bytes)
@@ -141,7 +156,7 @@ class Gateway:
         ]
         if request.stream and delivered.status == 200:
             replied.append(_NO_CACHE)
-        return Reply(delivered.status, replied, delivered.body)
+        return Reply(delivered.status, replied, delivered.body, account)
 
     def models(self) -> dict[str, Any]:
         """OpenAI's list object, each model once, owned by the first provider that serves it."""
@@ -297,7 +312,7 @@ def _endpoint(provider: Provider) -> Endpoint:
     raise ConfigError(f"kind {provider.kind} is not served by this version", key=f"providers.{provider.name}.kind")
 
 
-def _parse(body: bytes, request_id: str) -> Request:
+def _parse(operation: Operation, body: bytes, request_id: str, caller: str) -> Call:
     """The request, or ApiError 400. Only what routing needs is judged; the rest is the provider's business."""
     try:
         fields = orjson.loads(body)
@@ -306,18 +321,19 @@ def _parse(body: bytes, request_id: str) -> Request:
     if not isinstance(fields, dict):
         raise ApiError(400, "The body must be a JSON object.", code="invalid_type", retryable=False)
     model, stream = fields.get("model"), fields.get("stream")
+    subject, kinds, what = _SUBJECTS[operation]
     for param, right, expected in (
         ("model", isinstance(model, str) and bool(model), "a model's name"),
-        ("messages", isinstance(fields.get("messages"), list), "an array of messages"),
+        (subject, isinstance(fields.get(subject), kinds), what),
         ("stream", stream is None or isinstance(stream, bool), "a boolean"),
     ):
         if not right:
             raise ApiError(400, f"'{param}' must be {expected}.", code="invalid_type", param=param, retryable=False)
-    return Request(body, fields, str(model), stream is True, request_id)
+    return Call(operation, body, fields, str(model), stream is True, request_id, caller)
 
 
-def _from_cache(hit: Hit, request: Request) -> Reply:
+def _from_cache(hit: Hit, request: Call, account: Account) -> Reply:
     headers = [_EVENT_STREAM if request.stream else _JSON, (b"x-cache", b"hit"), (b"age", b"%d" % hit.age)]
     if not request.stream:
-        return Reply(200, headers, hit.body)
-    return Reply(200, [*headers, _NO_CACHE], stream_of(orjson.loads(hit.body), usage=request.usage))
+        return Reply(200, headers, hit.body, account)
+    return Reply(200, [*headers, _NO_CACHE], stream_of(orjson.loads(hit.body), usage=request.usage), account)

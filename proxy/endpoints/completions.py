@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proxy.call import Operation
 from proxy.endpoints.route import Route, Services
 from proxy.exchange import GatewayReply, Request, document
 
@@ -12,7 +13,7 @@ def routes(services: Services) -> list[Route]:
 
     async def chat(request: Request) -> GatewayReply:
         assert request.caller is not None
-        return await gateway.chat_completions(request.body, request.headers, request.caller.id, request.id)
+        return await gateway.answer(Operation.CHAT, request.body, request.headers, request.caller.id, request.id)
 
     async def models(_request: Request) -> GatewayReply:
         return document(gateway.models())

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from proxy.call import Account, Call
 from proxy.clock import Clock
 from proxy.errors import ApiError
 from proxy.metrics import Metrics
@@ -46,29 +47,6 @@ _CALLER_IS_TOLD: dict[Fault, tuple[int, str, str]] = {
     Fault.MALFORMED: (502, "upstream_malformed", "The provider's answer could not be understood."),
 }
 _LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One chat completion as the caller sent it."""
-
-    body: bytes
-    fields: dict[str, Any]
-    model: str
-    stream: bool
-    id: str
-
-    @property
-    def choices(self) -> int:
-        """How many choices were asked for."""
-        wanted = self.fields.get("n")
-        return wanted if isinstance(wanted, int) and wanted > 0 else 1
-
-    @property
-    def usage(self) -> bool:
-        """Whether a stream shall end with its usage."""
-        options = self.fields.get("stream_options")
-        return isinstance(options, dict) and options.get("include_usage") is True
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +97,7 @@ class Attempts:
             "provider_malformed_chunks_total", "Chunks left out of streams because they were not JSON.", ("provider",)
         )
 
-    async def deliver(self, request: Request) -> Delivered:
+    async def deliver(self, request: Call, account: Account) -> Delivered:
         """The first final answer. ApiError with the first provider's failure when all of them failed, 404 when none
         serves the model."""
         names = [name for name, endpoint in self._endpoints.items() if endpoint.serves(request.model)]
@@ -134,8 +112,10 @@ class Attempts:
         deadline = asyncio.get_running_loop().time() + self._timeouts.total
         failures: list[Failure] = []
         for attempt in self._tries(names, self._timeouts.first_byte if request.stream else self._timeouts.answer):
+            account.attempts += 1
             outcome = await self._attempt(attempt, request, deadline)
             if isinstance(outcome, Delivered):
+                account.provider = outcome.provider
                 return outcome
             failures.append(outcome)
             if asyncio.get_running_loop().time() >= deadline:
@@ -164,7 +144,7 @@ class Attempts:
         usual_ms = self._record.figures(name).latency_ms
         return limit if usual_ms is None else min(limit, max(TRIAL_SECONDS, TRIAL_LATENCIES * usual_ms / 1000))
 
-    async def _attempt(self, attempt: _Try, request: Request, deadline: float) -> Delivered | Failure:
+    async def _attempt(self, attempt: _Try, request: Call, deadline: float) -> Delivered | Failure:
         name, began = attempt.endpoint.name, self._clock.monotonic()
         self._requests.inc(name)
         answer: Answer | None = None
@@ -213,7 +193,7 @@ class Attempts:
         log.info("provider %s: %s: %s", name, failure.fault, failure.message)
 
 
-async def _judged(name: str, answer: Answer, request: Request) -> Delivered | OpenStream | Failure:
+async def _judged(name: str, answer: Answer, request: Call) -> Delivered | OpenStream | Failure:
     """What an answer is, having read as much of it as that takes. UpstreamError if it is cut before."""
     good = 200 <= answer.status < 300
     if good and request.stream and answer.headers.get("content-type", "").startswith("text/event-stream"):

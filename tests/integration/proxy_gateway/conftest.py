@@ -13,6 +13,7 @@ import httpx
 import orjson
 import pytest
 
+from proxy.call import Operation
 from proxy.clock import SystemClock
 from proxy.gateway import Gateway, Reply
 from proxy.metrics import Metrics
@@ -117,10 +118,10 @@ class Ask:
 
     async def whole(self, gateway: Gateway, text: str = "hello", caller: str = "me", **headers: str) -> Reply:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await gateway.chat_completions(body(text), named, caller, "req-1")
+        return await gateway.answer(Operation.CHAT, body(text), named, caller, "req-1")
 
     async def stream(self, gateway: Gateway, text: str = "hello", **fields: Any) -> tuple[Reply, bytes]:
-        reply = await gateway.chat_completions(body(text, stream=True, **fields), {}, "me", "req-1")
+        reply = await gateway.answer(Operation.CHAT, body(text, stream=True, **fields), {}, "me", "req-1")
         if isinstance(reply.body, bytes):
             return reply, reply.body
         received = b""

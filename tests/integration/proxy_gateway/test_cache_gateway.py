@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+from proxy.call import Operation
 from proxy.errors import ConfigError
 from proxy.metrics import read
 from proxy.streaming import DONE
@@ -60,7 +61,7 @@ async def test_cache_never_stores_errors(make_gateway: Any, alpha: Any) -> None:
     """A caller's error is asked anew each time."""
     gateway = await make_gateway()
     for _ in range(2):
-        reply = await gateway.chat_completions(b'{"model": "m", "messages": []}', {}, "me", "r")
+        reply = await gateway.answer(Operation.CHAT, b'{"model": "m", "messages": []}', {}, "me", "r")
         assert (reply.status, header(reply, b"x-cache")) == (400, b"miss")
     assert gateway.cache_health()["entries"] == 0
 

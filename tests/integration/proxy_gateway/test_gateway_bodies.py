@@ -10,6 +10,7 @@ import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.call import Operation
 from proxy.clock import SystemClock
 from proxy.errors import ApiError
 from proxy.gateway import Gateway
@@ -63,7 +64,7 @@ def test_any_body_gets_an_answer_or_a_400(alpha: Any, tmp_path: Path) -> None:
 
         async def send(body: bytes) -> int:
             try:
-                reply = await gateway.chat_completions(body, {}, "me", "r")
+                reply = await gateway.answer(Operation.CHAT, body, {}, "me", "r")
             except ApiError as error:
                 envelope = orjson.loads(error.body())
                 return error.status if envelope["error"]["message"] else 0

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+from proxy.call import Operation
 from proxy.errors import ApiError
 from proxy.streaming import DONE
 
@@ -110,7 +111,7 @@ async def test_callers_own_error_is_passed_through(make_gateway: Any, ask: Any, 
     """A 400 from the provider is the answer: nobody else is asked and no circuit minds."""
     gateway = await make_gateway()
     before = beta.seen()["requests"]
-    reply = await gateway.chat_completions(b'{"model": "demo-small", "messages": []}', {}, "me", "r")
+    reply = await gateway.answer(Operation.CHAT, b'{"model": "demo-small", "messages": []}', {}, "me", "r")
     assert (reply.status, orjson.loads(reply.body)["error"]["type"]) == (400, "invalid_request_error")
     assert beta.seen()["requests"] == before
     assert gateway.providers_health()["alpha"]["fault"] is None
@@ -269,7 +270,7 @@ async def test_caller_gone_closes_the_upstream_at_once(
     alpha.behave(chunks=1000, chunk_delay_seconds=0.05)
     gone = alpha.seen()["client_disconnects"]
     request = orjson.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]})
-    reply = await gateway.chat_completions(request, {}, "me", "r")
+    reply = await gateway.answer(Operation.CHAT, request, {}, "me", "r")
     assert alpha.seen()["open_streams"] == 1
     if read_first:
         await anext(reply.body)

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from proxy.app import App
+from proxy.call import Operation
 from proxy.clock import FakeClock
 from proxy.errors import ApiError
 from proxy.exchange import ON_DISCONNECT, Plain
@@ -34,7 +35,9 @@ class OwnGateway:
     release: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def chat_completions(self, body: bytes, headers: Mapping[str, str], caller: str, request_id: str) -> Plain:
+    async def answer(
+        self, operation: Operation, body: bytes, headers: Mapping[str, str], caller: str, request_id: str
+    ) -> Plain:
         self.asked.append((body, caller, request_id))
         match body:
             case b"wait":
