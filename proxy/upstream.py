@@ -6,7 +6,7 @@ What can go wrong on the way becomes an `UpstreamError` with its class; statuses
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -87,9 +87,10 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
-    chat: yarl.URL
-    models: yarl.URL
+class Prepared:
+    """What is the same in all requests to one address with one key. To be kept by whoever sends them."""
+
+    url: yarl.URL
     headers: dict[str, str]
 
 
@@ -106,33 +107,50 @@ class Upstream:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds),
             auto_decompress=True,
         )
-        self._targets: dict[str, _Target] = {}
+        self._targets: dict[str, tuple[Prepared, Prepared]] = {}
 
     async def close(self) -> None:
         """Closes every connection."""
         await self._session.close()
 
-    async def chat(self, endpoint: Endpoint, body: bytes, request_id: str) -> Answer:
-        """Posts a chat completion; returns when the headers have come. UpstreamError, or TimeoutError of the caller's.
+    def prepare(self, url: str, headers: Iterable[tuple[str, str]]) -> Prepared:
+        """Does once what needs to be done once. `headers` come after `accept`, `accept-encoding`, `content-type` (JSON)
+        and `user-agent`, and replace those of the same lower-case name. ValueError if a header or the URL is none."""
+        fixed = {
+            "accept": "*/*",
+            "accept-encoding": "identity",
+            "content-type": "application/json",
+            "user-agent": "llm-proxy",
+        }
+        return Prepared(yarl.URL(url), fixed | dict(headers))
 
-        A connection that was closed before any answer is replaced once at once: a kept-alive one may have ended just
-        as it was taken from the pool.
+    async def post(self, request: Prepared, headers: Iterable[tuple[str, str]], body: bytes) -> Answer:
+        """Sends `body` with `headers` beside the prepared ones; returns when the answer's headers have come.
+
+        UpstreamError, or TimeoutError of the caller's. A connection that was closed before any answer is replaced once
+        at once: a kept-alive one may have ended just as it was taken from the pool.
         """
-        target = self._target(endpoint)
-        headers = target.headers | {"x-request-id": request_id}
+        sent = request.headers | dict(headers)
         began = asyncio.get_running_loop().time()
         try:
-            return await self._send("POST", target.chat, headers, body)
+            return await self._send("POST", request.url, sent, body)
         except UpstreamError as error:
             quick = asyncio.get_running_loop().time() - began < _QUICK_RETRY_SECONDS
             if not quick or not isinstance(error.__cause__, aiohttp.ServerDisconnectedError | ConnectionResetError):
                 raise
-        return await self._send("POST", target.chat, headers, body)
+        return await self._send("POST", request.url, sent, body)
+
+    async def get(self, request: Prepared, headers: Iterable[tuple[str, str]] = ()) -> Answer:
+        """Like `post`, without a body."""
+        return await self._send("GET", request.url, request.headers | dict(headers), None)
+
+    async def chat(self, endpoint: Endpoint, body: bytes, request_id: str) -> Answer:
+        """Posts a chat completion."""
+        return await self.post(self._target(endpoint)[0], (("x-request-id", request_id),), body)
 
     async def models(self, endpoint: Endpoint) -> tuple[Answer, bytes]:
         """The provider's models listing, whatever its status. UpstreamError, or TimeoutError of the caller's."""
-        target = self._target(endpoint)
-        answer = await self._send("GET", target.models, target.headers, None)
+        answer = await self.get(self._target(endpoint)[1])
         try:
             return answer, await answer.read()
         finally:
@@ -150,16 +168,10 @@ class Upstream:
         except _TRANSPORT as error:
             raise _error(error) from error
 
-    def _target(self, endpoint: Endpoint) -> _Target:
+    def _target(self, endpoint: Endpoint) -> tuple[Prepared, Prepared]:
         target = self._targets.get(endpoint.name)
         if target is None:
-            fixed = {
-                "accept": "*/*",
-                "accept-encoding": "identity",
-                "content-type": "application/json",
-                "user-agent": "llm-proxy",
-            }
-            target = self._targets[endpoint.name] = _Target(
-                yarl.URL(endpoint.chat_url), yarl.URL(endpoint.models_url), fixed | dict(endpoint.headers)
-            )
+            chat = self.prepare(endpoint.chat_url, endpoint.headers)
+            models = self.prepare(endpoint.models_url, endpoint.headers)
+            target = self._targets[endpoint.name] = (chat, models)
         return target
