@@ -37,6 +37,7 @@ from watchdog.playbooks.desk import Desk
 from watchdog.playbooks.evidence import Evidence
 from watchdog.playbooks.guards import Guards
 from watchdog.playbooks.runner import Runner
+from watchdog.playbooks.triage import Triage
 from watchdog.playbooks.verification import Verifier
 from watchdog.rounds import Rounds
 from watchdog.schedule import Pace, Schedule
@@ -117,6 +118,14 @@ class Daemon:
             bell=self.bell,
         )
         self.runner.playbooks = files.playbooks
+        self.triage = Triage(
+            desk=self.desk,
+            runs=self.runs,
+            runner=self.runner,
+            guards=self.guards,
+            verifier=self.verifier,
+            clock=self.clock,
+        )
         self.pipeline = Pipeline(self.series, self.engine, self.clock, self.bell, self._take)
         self.schedule = Schedule(self.clock)
         self.rounds = Rounds(self.pipeline, self.schedule, self.clock, self.http, self.services)
@@ -129,6 +138,7 @@ class Daemon:
             desk=self.desk,
             runs=self.runs,
             runner=self.runner,
+            triage=self.triage,
             verifier=self.verifier,
             facts=self.facts,
             outbox=self.outbox,
@@ -282,7 +292,7 @@ class Daemon:
         for incident in incidents:
             current = self.desk.get(incident.id)
             if current is not None and current.resolved_at is None:
-                self.runner.consider(current)
+                self.triage.consider(current)
 
     @contextlib.contextmanager
     def _store_trouble(self) -> Iterator[None]:

@@ -92,7 +92,7 @@ def _answering(parts: Parts, target: Target, incident: Incident | None) -> tuple
         if not able:
             return None, f"No playbook can repair a target of kind {kind}: a person would be told at once."
         return able[0], f"Playbooks that can repair a target of kind {kind}: {names}."
-    playbook = parts.runner.playbook_for(incident)
+    playbook = parts.triage.playbook_for(incident)
     fired = ", ".join(incident.alertnames)
     if playbook is not None:
         return playbook, f"Playbook {playbook.name} answers: it is meant for {fired} on a target of kind {kind}."

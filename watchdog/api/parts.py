@@ -11,6 +11,7 @@ from watchdog.pipeline import Pipeline
 from watchdog.playbooks.bell import Bell
 from watchdog.playbooks.desk import Desk
 from watchdog.playbooks.runner import Runner
+from watchdog.playbooks.triage import Triage
 from watchdog.playbooks.verification import Verifier
 from watchdog.schedule import Schedule
 from watchdog.settings import Loaded
@@ -33,6 +34,7 @@ class Parts:
     desk: Desk
     runs: Runs
     runner: Runner
+    triage: Triage
     verifier: Verifier
     facts: Facts
     outbox: Outbox

@@ -18,7 +18,6 @@ from watchdog.core.incidents import TRANSITIONS, Incident, IncidentEvent
 from watchdog.core.ladder import Attempt, Exhausted, Finished, RungLimit, RungOutcome, Try, next_move
 from watchdog.core.model import IncidentState, Outcome
 from watchdog.core.policy import Decision, Wish
-from watchdog.core.routing import NoticeKind
 from watchdog.core.targets import parse_target
 from watchdog.errors import ActionError, StoreError
 from watchdog.playbooks.bell import Bell
@@ -77,83 +76,15 @@ class Runner:
         """The run under way for an incident."""
         return self._incidents.get(incident_id)
 
-    def playbook_for(self, incident: Incident) -> Playbook | None:
-        """The first playbook (by name) that answers what fires now; for an incident that is over, what fired."""
-        kind = parse_target(incident.key).kind
-        labels = [alert.label for alert in self._desk.alerts_of(incident)]
-        if not incident.firing:
-            labels = [{**dict(incident.labels), "alertname": name} for name in incident.alertnames]
-        for name in sorted(self.playbooks):
-            if any(self.playbooks[name].is_for(each, kind) for each in labels):
-                return self.playbooks[name]
-        return None
-
-    def consider(self, incident: Incident) -> None:
-        """Decides by the incident's state whether a run should begin. Asked on every alert and every few seconds."""
-        if incident.id in self._incidents or not incident.firing:
-            return
+    def busy(self, incident_id: int) -> bool:
+        """Whether a run is under way for the incident; one that the store failed under goes on now."""
+        if incident_id in self._incidents:
+            return True
         for run in self._runs.unended():
-            if run.incident_id == incident.id:
-                # The store failed under it; now that it can be read again, the run goes on.
+            if run.incident_id == incident_id:
                 self._go_on(run)
-                return
-        if incident.state is IncidentState.SUPPRESSED:
-            if self._desk.repaired_above(incident) is not None:
-                return
-            incident = self._desk.move(incident.id, IncidentEvent.RELEASED, "still wrong after the repair above it")
-        playbook = self.playbook_for(incident)
-        if playbook is None or playbook.autonomy != "auto":
-            self._tell_unhandled(incident)
-            return
-        match incident.state:
-            case IncidentState.OPEN | IncidentState.HEALING:
-                self.begin(incident, playbook, incident.key)
-            case IncidentState.VERIFYING if not self._kept_at_bay(incident, playbook):
-                self.begin(incident, playbook, incident.key)
-            case IncidentState.ESCALATED if self._may_retry(incident, playbook):
-                self.begin(incident, playbook, incident.key)
-            case IncidentState.VERIFYING:
-                self._page_if_needed(incident, playbook, {**dict(incident.labels), **parse_target(incident.key).labels})
-                self._tell_unhandled(incident)
-            case _:
-                self._tell_unhandled(incident)
-
-    def _tell_unhandled(self, incident: Incident) -> None:
-        """Tells of alerts that nothing repairs and of which nobody has heard, each once an incident: what joins an
-        incident that people know of may be another trouble, or a worse one."""
-        incident = self._desk.get(incident.id) or incident
-        kind = parse_target(incident.key).kind
-        whys = []
-        for alert in self._desk.unheard(incident):
-            found = [self.playbooks[n] for n in sorted(self.playbooks) if self.playbooks[n].is_for(alert.label, kind)]
-            if not any(playbook.autonomy == "auto" for playbook in found):
-                whys.append(f"{found[0].name} only {found[0].autonomy}s" if found else "no playbook answers it")
-        if whys:
-            why = "; ".join(dict.fromkeys(whys))
-            with self._desk.transaction():
-                self._desk.tell(incident.id, "unhandled", why)
-                self._desk.announce(incident.id, NoticeKind.OPENED, why)
-
-    def _page_if_needed(self, incident: Incident, playbook: Playbook, labels: Mapping[str, str]) -> None:
-        needs = [n.text for n in playbook.needs_person if self._verifier.holds(fill(n.when, labels))]
-        if needs:
-            self._desk.page(incident.id, " ".join(needs))
-
-    def _kept_at_bay(self, incident: Incident, playbook: Playbook) -> bool:
-        """Whether what the last run reached still holds, although the cause goes on."""
-        labels = {**dict(incident.labels), **parse_target(incident.key).labels}
-        if not (playbook.mitigates and incident.healed):
-            return False
-        return not playbook.at_bay or self._verifier.holds(fill(playbook.at_bay, labels))
-
-    def _may_retry(self, incident: Incident, playbook: Playbook) -> bool:
-        """After a person was told, trying goes on as far as the guards allow, with the longest backoff between runs."""
-        last = self._runs.last_of_incident(incident.id)
-        ended = last.ended_at if last else None
-        if last is None or ended is None or self._clock.now() < ended + self.guards.limits.backoff_max:
-            return False
-        rung = next((r for r in playbook.ladder if r.steps), playbook.ladder[0])
-        return self.guards.ask(self.wish(last, playbook, rung), playbook, incident.id).allowed
+                return True
+        return False
 
     def begin(self, incident: Incident | None, playbook: Playbook, target: str, trigger: str = "alert") -> Run:
         """Starts a run in a task of its own. Raises ActionError while another run is under way for the incident."""
@@ -397,7 +328,7 @@ class Runner:
                 return
             self._move(run, IncidentEvent.ACTED)
             self._move(run, IncidentEvent.MITIGATED, "users are served; waiting for the cause to end")
-            self._page_if_needed(incident, playbook, run.labels)
+            page_if_needed(self._desk, self._verifier, incident, playbook, run.labels)
 
     def _escalate(self, run: Run, state: str, reason: str) -> None:
         with self._desk.transaction():
@@ -415,3 +346,12 @@ class Runner:
 
 class _OverError(Exception):
     """The alerts ended by themselves while the run waited to be allowed to act."""
+
+
+def page_if_needed(
+    desk: Desk, verifier: Verifier, incident: Incident, playbook: Playbook, labels: Mapping[str, str]
+) -> None:
+    """Asks a person for what only a person can do, if that is so now."""
+    needs = [need.text for need in playbook.needs_person if verifier.holds(fill(need.when, labels))]
+    if needs:
+        desk.page(incident.id, " ".join(needs))

@@ -116,7 +116,7 @@ async def live(scenario: str, directory: Path, mode: str, at: int) -> None:
                 world.firing = {}
             world.desk.sync(world.firing.values())
             for incident in world.desk.unresolved:
-                world.runner.consider(incident)
+                world.triage.consider(incident)
             world.bell.ring()
             await asyncio.sleep(0.004)
     await world.close()

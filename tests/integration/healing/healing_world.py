@@ -20,6 +20,7 @@ from watchdog.playbooks.evidence import Evidence
 from watchdog.playbooks.guards import Guards
 from watchdog.playbooks.runner import Runner
 from watchdog.playbooks.schema import Playbook, playbook_model
+from watchdog.playbooks.triage import Triage
 from watchdog.playbooks.verification import Verifier
 from watchdog.store.database import Database
 from watchdog.store.facts import Facts
@@ -74,17 +75,26 @@ class World:
             limits=limits,
             stopped_on_purpose=lambda: stopped,
         )
+        verifier = Verifier(self.holds, self.desk, self.clock, self.bell)
         self.runner = Runner(
             desk=self.desk,
             runs=self.runs,
             guards=self.guards,
-            verifier=Verifier(self.holds, self.desk, self.clock, self.bell),
+            verifier=verifier,
             evidence=Evidence(self.desk, self.runs, self._context),
             context=self._context,
             clock=self.clock,
             bell=self.bell,
         )
         self.runner.playbooks = {playbook.name: playbook for playbook in playbooks}
+        self.triage = Triage(
+            desk=self.desk,
+            runs=self.runs,
+            runner=self.runner,
+            guards=self.guards,
+            verifier=verifier,
+            clock=self.clock,
+        )
 
     async def close(self) -> None:
         """As a stop in good order: runs stay under way in the store."""

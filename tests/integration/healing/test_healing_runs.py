@@ -205,10 +205,10 @@ async def test_a_lesser_trouble_beside_one_that_is_kept_at_bay_is_not_told(
             labels=labels_of(alertname="CircuitOpen", severity="warning", target="service:web"),
         )
     )
-    world.runner.consider(world.incident(incident))
+    world.triage.consider(world.incident(incident))
     assert world.told() == []
     world.fire(alert(name="Worse"))
-    world.runner.consider(world.incident(incident))
+    world.triage.consider(world.incident(incident))
     assert [kind for kind, _ in world.told()] == ["opened"]
 
 
@@ -559,10 +559,10 @@ async def test_what_joins_a_known_incident_is_told_once(make_world: MakeWorld) -
     """People who know of an incident are told when another alert joins it that nothing repairs, once an alert."""
     world = make_world()
     incident = world.fire(alert("host", "CpuHigh"))
-    world.runner.consider(world.incident(incident))
+    world.triage.consider(world.incident(incident))
     world.fire(alert("host", "DiskFull"))
     for _ in range(2):
-        world.runner.consider(world.incident(incident))
+        world.triage.consider(world.incident(incident))
     assert [kind for kind, _ in world.told()] == ["opened", "opened"]
     assert world.incident(incident).heard == ("CpuHigh", "DiskFull")
 
@@ -574,7 +574,7 @@ async def test_what_joins_an_escalated_incident_is_told(tmp_path: Path, make_wor
     await world.heal(incident)
     world.fire(alert(name="OnFire"))
     for _ in range(2):
-        world.runner.consider(world.incident(incident))
+        world.triage.consider(world.incident(incident))
     assert [kind for kind, _ in world.told()] == ["escalated", "opened"]
 
 
@@ -596,10 +596,10 @@ async def test_a_need_that_arises_while_kept_at_bay_is_told(tmp_path: Path, make
     assert world.told() == []
     world.make("key_dead")
     for _ in range(2):
-        world.runner.consider(world.incident(incident))
+        world.triage.consider(world.incident(incident))
     assert world.told() == [("escalated", "A new key is needed.")]
     world.unmake("served")
-    world.runner.consider(world.incident(incident))
+    world.triage.consider(world.incident(incident))
     run = world.runner.run_of(incident.id)
     assert run is not None
     await world.runner.finished(run)
@@ -676,7 +676,7 @@ async def test_a_run_that_cannot_be_cancelled_yet_leaves_its_incident_free(
     again.database.refuses = True
     await again.runner.resume()
     again.database.refuses = False
-    again.runner.consider(again.incident(incident))
+    again.triage.consider(again.incident(incident))
     cancelled = again.runs.get(run.id)
     assert cancelled is not None
     assert cancelled.state == "cancelled"

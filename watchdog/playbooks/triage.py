@@ -1,0 +1,102 @@
+"""Triage: whether a run should begin for an incident, of which playbook, or whom to tell instead."""
+
+from __future__ import annotations
+
+from watchdog.clock import Clock
+from watchdog.core.incidents import Incident, IncidentEvent
+from watchdog.core.model import IncidentState
+from watchdog.core.routing import NoticeKind
+from watchdog.core.targets import parse_target
+from watchdog.playbooks.desk import Desk
+from watchdog.playbooks.guards import Guards
+from watchdog.playbooks.runner import Runner, page_if_needed
+from watchdog.playbooks.schema import Playbook, fill
+from watchdog.playbooks.verification import Verifier
+from watchdog.store.runs import Runs
+
+
+class Triage:
+    """Asked about an incident on every alert and every few seconds."""
+
+    def __init__(
+        self, *, desk: Desk, runs: Runs, runner: Runner, guards: Guards, verifier: Verifier, clock: Clock
+    ) -> None:
+        self._desk = desk
+        self._runs = runs
+        self._runner = runner
+        self._guards = guards
+        self._verifier = verifier
+        self._clock = clock
+
+    def playbook_for(self, incident: Incident) -> Playbook | None:
+        """The first playbook (by name) that answers what fires now; for an incident that is over, what fired."""
+        kind = parse_target(incident.key).kind
+        labels = [alert.label for alert in self._desk.alerts_of(incident)]
+        if not incident.firing:
+            labels = [{**dict(incident.labels), "alertname": name} for name in incident.alertnames]
+        for name in sorted(self._runner.playbooks):
+            if any(self._runner.playbooks[name].is_for(each, kind) for each in labels):
+                return self._runner.playbooks[name]
+        return None
+
+    def consider(self, incident: Incident) -> None:
+        """Decides by the incident's state whether a run should begin. Asked on every alert and every few seconds."""
+        if not incident.firing or self._runner.busy(incident.id):
+            return
+        if incident.state is IncidentState.SUPPRESSED:
+            if self._desk.repaired_above(incident) is not None:
+                return
+            incident = self._desk.move(incident.id, IncidentEvent.RELEASED, "still wrong after the repair above it")
+        playbook = self.playbook_for(incident)
+        if playbook is None or playbook.autonomy != "auto":
+            self._tell_unhandled(incident)
+            return
+        match incident.state:
+            case IncidentState.OPEN | IncidentState.HEALING:
+                self._runner.begin(incident, playbook, incident.key)
+            case IncidentState.VERIFYING if not self._kept_at_bay(incident, playbook):
+                self._runner.begin(incident, playbook, incident.key)
+            case IncidentState.ESCALATED if self._may_retry(incident, playbook):
+                self._runner.begin(incident, playbook, incident.key)
+            case IncidentState.VERIFYING:
+                labels = {**dict(incident.labels), **parse_target(incident.key).labels}
+                page_if_needed(self._desk, self._verifier, incident, playbook, labels)
+                self._tell_unhandled(incident)
+            case _:
+                self._tell_unhandled(incident)
+
+    def _tell_unhandled(self, incident: Incident) -> None:
+        """Tells of alerts that nothing repairs and of which nobody has heard, each once an incident: what joins an
+        incident that people know of may be another trouble, or a worse one."""
+        incident = self._desk.get(incident.id) or incident
+        kind = parse_target(incident.key).kind
+        whys = []
+        for alert in self._desk.unheard(incident):
+            found = [
+                self._runner.playbooks[n]
+                for n in sorted(self._runner.playbooks)
+                if self._runner.playbooks[n].is_for(alert.label, kind)
+            ]
+            if not any(playbook.autonomy == "auto" for playbook in found):
+                whys.append(f"{found[0].name} only {found[0].autonomy}s" if found else "no playbook answers it")
+        if whys:
+            why = "; ".join(dict.fromkeys(whys))
+            with self._desk.transaction():
+                self._desk.tell(incident.id, "unhandled", why)
+                self._desk.announce(incident.id, NoticeKind.OPENED, why)
+
+    def _kept_at_bay(self, incident: Incident, playbook: Playbook) -> bool:
+        """Whether what the last run reached still holds, although the cause goes on."""
+        labels = {**dict(incident.labels), **parse_target(incident.key).labels}
+        if not (playbook.mitigates and incident.healed):
+            return False
+        return not playbook.at_bay or self._verifier.holds(fill(playbook.at_bay, labels))
+
+    def _may_retry(self, incident: Incident, playbook: Playbook) -> bool:
+        """After a person was told, trying goes on as far as the guards allow, with the longest backoff between runs."""
+        last = self._runs.last_of_incident(incident.id)
+        ended = last.ended_at if last else None
+        if last is None or ended is None or self._clock.now() < ended + self._guards.limits.backoff_max:
+            return False
+        rung = next((r for r in playbook.ladder if r.steps), playbook.ladder[0])
+        return self._guards.ask(self._runner.wish(last, playbook, rung), playbook, incident.id).allowed
