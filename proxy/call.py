@@ -36,6 +36,8 @@ class Call:
     passed: tuple[tuple[str, str], ...] = ()
     """Headers that go to a provider of the caller's own dialect: `anthropic-beta`, `anthropic-version`,
     `openai-organization`, `openai-project`."""
+    created: int = 0
+    """When it came, in epoch seconds: for answers to which the provider gives no time of its own."""
 
     @property
     def choices(self) -> int:

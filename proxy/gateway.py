@@ -47,6 +47,14 @@ _SUBJECTS: dict[Operation, tuple[str, tuple[type, ...], str]] = {
     Operation.EMBEDDINGS: ("input", (str, list), "a string or an array"),
 }
 """What each operation cannot be without, beside the model."""
+_OPENAI_HEADERS = ("openai-organization", "openai-project")
+_PASSED: dict[Operation, tuple[str, ...]] = {
+    Operation.CHAT: _OPENAI_HEADERS,
+    Operation.MESSAGES: ("anthropic-beta", "anthropic-version"),
+    Operation.COMPLETIONS: _OPENAI_HEADERS,
+    Operation.EMBEDDINGS: _OPENAI_HEADERS,
+}
+"""Headers that a provider of the caller's own dialect is told too."""
 
 
 @dataclass(slots=True)
@@ -116,7 +124,7 @@ class Gateway:
         self, operation: Operation, body: bytes, headers: Mapping[str, str], caller: str, request_id: str
     ) -> Reply:
         """Answers from the cache or a provider. `headers` are lower-case, `caller` is the id of a key. ApiError."""
-        request = _parse(operation, body, request_id, caller)
+        request = _parse(operation, body, headers, request_id, caller, int(self._clock.wall()))
         account = Account(operation, request.model, request.stream)
         plan = self._caches.plan(request, headers)
         hit = await plan.find()
@@ -218,7 +226,9 @@ def _endpoint(provider: Provider) -> Endpoint:
     raise ConfigError(f"kind {provider.kind} is not served by this version", key=f"providers.{provider.name}.kind")
 
 
-def _parse(operation: Operation, body: bytes, request_id: str, caller: str) -> Call:
+def _parse(
+    operation: Operation, body: bytes, headers: Mapping[str, str], request_id: str, caller: str, now: int
+) -> Call:
     """The request, or ApiError 400. Only what routing needs is judged; the rest is the provider's business."""
     try:
         fields = orjson.loads(body)
@@ -235,7 +245,8 @@ def _parse(operation: Operation, body: bytes, request_id: str, caller: str) -> C
     ):
         if not right:
             raise ApiError(400, f"'{param}' must be {expected}.", code="invalid_type", param=param, retryable=False)
-    return Call(operation, body, fields, str(model), stream is True, request_id, caller)
+    passed = tuple((name, headers[name]) for name in _PASSED[operation] if name in headers)
+    return Call(operation, body, fields, str(model), stream is True, request_id, caller, passed, now)
 
 
 def _from_cache(hit: Hit, request: Call, account: Account) -> Reply:
