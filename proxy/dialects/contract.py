@@ -1,8 +1,8 @@
-"""What a dialect can do: requests out, whole answers in, streams in and out."""
+"""What a dialect can do: requests out, whole answers in, streams in and out; and what a caller has been sent of one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 from typing import Any, Protocol
 
@@ -41,7 +41,8 @@ class ToolDelta:
 
 @dataclass(slots=True)
 class Delta:
-    """What one event says, whatever the dialect. Text is that of the first choice."""
+    """What one event says, whatever the dialect. Text is that of the first choice. Not to be changed: decoders may give
+    the same one for many events."""
 
     meaning: Meaning
     text: str = ""
@@ -51,9 +52,68 @@ class Delta:
     """OpenAI's word: stop, length, tool_calls, content_filter."""
     usage: Usage | None = None
     model: str | None = None
-    error: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, Any] | None = None
+    """With ERROR: `message`, `type` and `code`, as far as the provider told them."""
     bare: bool = False
     """Only a usage, no choice: left out for a caller who has not asked for it."""
+    told: bool = True
+    """Whether these fields say all that a reader would see of the event. What they do not say (a second choice, sound,
+    log probabilities) can go through as it came, but be neither continued nor assembled."""
+
+
+class Sent:
+    """What a caller has been sent of one answer, whatever the dialect: added up delta by delta."""
+
+    __slots__ = ("_reasoning", "_room", "_text", "deltas", "finish", "told", "tools")
+
+    def __init__(self, limit_characters: int = 1024 * 1024) -> None:
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._room = limit_characters
+        self.tools: dict[int, ToolDelta] = {}
+        """Tool calls by index, each with all of its arguments so far."""
+        self.deltas = 0
+        """How many events had text, reasoning or a part of a tool call: an estimate of the tokens from below."""
+        self.finish: str | None = None
+        self.told = True
+        """False when something was sent that is not kept here: more than the limit, or a delta that was not `told`."""
+
+    @property
+    def text(self) -> str:
+        return "".join(self._text)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    def add(self, delta: Delta) -> None:
+        """Remembers what one delta says."""
+        if delta.finish:
+            self.finish = delta.finish
+        if not delta.told:
+            self.told = False
+        size = len(delta.text) + len(delta.reasoning)
+        for part in delta.tools:
+            known = self.tools.get(part.index)
+            size += len(part.arguments) + 1
+            if self._room > size:
+                whole = part if known is None else _joined(known, part)
+                self.tools[part.index] = whole
+        if not size:
+            return
+        self.deltas += 1
+        self._room -= size
+        if self._room < 0:
+            self.told = False
+        elif delta.text or delta.reasoning:
+            self._text.append(delta.text)
+            self._reasoning.append(delta.reasoning)
+
+
+def _joined(known: ToolDelta, part: ToolDelta) -> ToolDelta:
+    return replace(
+        known, id=known.id or part.id, name=known.name or part.name, arguments=known.arguments + part.arguments
+    )
 
 
 class Decoder(Protocol):
@@ -70,7 +130,10 @@ class Decoder(Protocol):
 
 
 class Encoder(Protocol):
-    """Speaks to the caller in its own dialect, beginning afresh or where forwarded events left off."""
+    """Speaks to the caller in its own dialect, beginning afresh or where forwarded events left off.
+
+    An answer that is continued elsewhere keeps the identity (id, created, role) that it began with.
+    """
 
     def forwarded(self, event: bytes, delta: Delta) -> None:
         """Learns identity, model and open blocks from an event that was sent as it came."""
@@ -86,6 +149,11 @@ class Encoder(Protocol):
 
     def error(self, message: str, code: str) -> bytes:
         """The frame that ends a broken stream; nothing may follow it."""
+        ...
+
+    def assembled(self, sent: Sent) -> bytes | None:
+        """The answer that has come to its end, as the body that the caller would have got without `stream`; None if it
+        cannot be told from what was kept. Asked for after the last delta, before or after `end`."""
         ...
 
 
@@ -130,6 +198,11 @@ class Translation(Protocol):
     def decoder(self, call: Call) -> Decoder: ...
 
     def encoder(self, call: Call) -> Encoder: ...
+
+    def replayed(self, call: Call, body: bytes) -> bytes | None:
+        """A whole answer in the caller's dialect (`Whole.body`) as the stream that would have carried it; None where
+        the operation has no stream."""
+        ...
 
     def error(self, status: int, body: bytes) -> bytes:
         """A provider's own refusal (4xx) in the caller's dialect."""
