@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 
 import watchdog.probes
 import watchdog.system.services
-from watchdog.core.policy import Limits, Window
+from watchdog.core.permission import Limits, Window
 from watchdog.errors import ConfigError
 from watchdog.locations import candidates, found_file
 from watchdog.probes import ProbeSettings, probes

@@ -9,7 +9,7 @@ from watchdog.api import overview, plan, views
 from watchdog.api.parts import Parts
 from watchdog.api.shapes import moment
 from watchdog.core.incidents import TRANSITIONS, Incident, IncidentEvent
-from watchdog.core.policy import Pause
+from watchdog.core.permission import Pause
 from watchdog.core.targets import Target, parse_target
 from watchdog.errors import ControlError
 from watchdog.playbooks.schema import Playbook

@@ -9,10 +9,11 @@ from watchdog.api.parts import Parts
 from watchdog.api.plan import decision, imagined_run, steps
 from watchdog.api.shapes import denial, moment, seconds
 from watchdog.api.views import current_rung, incident_summary, running
+from watchdog.core.backoff import backoff_chain, backoff_delay
 from watchdog.core.incidents import Incident
 from watchdog.core.ladder import Attempt, RungOutcome
 from watchdog.core.model import IncidentState
-from watchdog.core.policy import Decision, Facts, PastEffect, Window, Wish, backoff_chain, backoff_delay
+from watchdog.core.permission import Decision, Facts, PastEffect, Window, Wish
 from watchdog.core.targets import Target, parse_target
 from watchdog.playbooks.guards import DAY_SECONDS
 from watchdog.playbooks.schema import Playbook, Rung

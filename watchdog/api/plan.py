@@ -12,7 +12,7 @@ from watchdog.api.parts import Parts
 from watchdog.api.shapes import denial, moment
 from watchdog.api.views import verification
 from watchdog.core.incidents import Incident
-from watchdog.core.policy import Decision
+from watchdog.core.permission import Decision
 from watchdog.core.targets import parse_target
 from watchdog.errors import ActionError
 from watchdog.playbooks.schema import Playbook, Rung, fill

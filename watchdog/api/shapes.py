@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
-from watchdog.core.policy import Denial
+from watchdog.core.permission import Denial
 
 
 def moment(at: float | None) -> dict[str, object] | None:

@@ -12,7 +12,7 @@ from watchdog.api.shapes import denial, moment, number, seconds
 from watchdog.core.incidents import Incident, severity_rank
 from watchdog.core.ladder import RungLimit, Try, next_move
 from watchdog.core.model import Alert, IncidentState, TimelineEntry
-from watchdog.core.policy import Window
+from watchdog.core.permission import Window
 from watchdog.playbooks.schema import Playbook, Rung
 from watchdog.probes import ProbeResult
 from watchdog.store.runs import Effect, Run

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from watchdog.clock import Clock
-from watchdog.core.policy import Decision, Facts, Limits, PastEffect, Wish, decide
+from watchdog.core.permission import Decision, Facts, Limits, PastEffect, Wish
+from watchdog.core.policy import decide
 from watchdog.core.targets import parse_target
 from watchdog.errors import StoreError
 from watchdog.playbooks.desk import Desk

@@ -17,7 +17,7 @@ from watchdog.clock import Clock
 from watchdog.core.incidents import TRANSITIONS, Incident, IncidentEvent
 from watchdog.core.ladder import Attempt, Exhausted, Finished, RungLimit, RungOutcome, Try, next_move
 from watchdog.core.model import IncidentState, Outcome
-from watchdog.core.policy import Decision, Wish
+from watchdog.core.permission import Decision, Wish
 from watchdog.core.targets import parse_target
 from watchdog.errors import ActionError, StoreError
 from watchdog.playbooks.bell import Bell

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, create_mod
 
 import watchdog.actions
 from watchdog.actions import ActionSettings, actions
-from watchdog.core.policy import Window
+from watchdog.core.permission import Window
 from watchdog.core.routing import Matcher, parse_matchers
 from watchdog.core.targets import KINDS
 from watchdog.errors import ConfigError, QueryError, TemplateError

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from watchdog.core.policy import Pause
+from watchdog.core.permission import Pause
 from watchdog.store.database import Database
 
 

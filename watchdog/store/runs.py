@@ -10,7 +10,7 @@ from typing import Any
 
 from watchdog.core.ladder import Attempt, RungOutcome
 from watchdog.core.model import Outcome
-from watchdog.core.policy import PastEffect
+from watchdog.core.permission import PastEffect
 from watchdog.store.database import Database
 
 

@@ -11,7 +11,7 @@ from watchdog.actions import ActionContext
 from watchdog.clock import SystemClock
 from watchdog.core.incidents import Incident
 from watchdog.core.model import Alert, AlertState, labels_of
-from watchdog.core.policy import Limits, Window
+from watchdog.core.permission import Limits, Window
 from watchdog.core.routing import Notice
 from watchdog.core.targets import parse_target
 from watchdog.playbooks.bell import Bell

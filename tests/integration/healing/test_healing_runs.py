@@ -13,7 +13,7 @@ from healing_world import LIMITS, QUICK, World, alert, check, playbook, rung, st
 
 from watchdog.core.ladder import RungOutcome
 from watchdog.core.model import IncidentState, labels_of
-from watchdog.core.policy import Pause, Reason, Window
+from watchdog.core.permission import Pause, Reason, Window
 from watchdog.errors import ActionError, StoreError
 from watchdog.playbooks.schema import Playbook
 from watchdog.store.database import Database

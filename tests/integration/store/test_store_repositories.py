@@ -20,7 +20,7 @@ from watchdog.core.model import (
     TimelineEntry,
     labels_of,
 )
-from watchdog.core.policy import PastEffect, Pause, Trouble
+from watchdog.core.permission import PastEffect, Pause, Trouble
 from watchdog.errors import StoreError
 from watchdog.store.alerts import Alerts
 from watchdog.store.database import Database
