@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from watchdog.core.observer import STORM_LIMITS, SelfCheck, Storm, StormLimits
+from watchdog.core.silences import Maintenance
+from watchdog.core.steadiness import STEADINESS, Steadiness, Trouble
 from watchdog.core.targets import Target
 
 
@@ -17,6 +20,14 @@ class Reason(StrEnum):
     STATE_UNREADABLE = "state_unreadable"
     BOOT_GRACE = "boot_grace"
     START_GRACE = "start_grace"
+    MAINTENANCE = "maintenance"
+    STORM = "storm"
+    OBSERVER = "observer"
+    DEPENDENCY = "dependency"
+    SUPERVISOR_BUSY = "supervisor_busy"
+    FLAPPING = "flapping"
+    APPROVAL = "approval"
+    DENIED = "denied"
     BUSY = "busy"
     PARENT_BUSY = "parent_busy"
     REMOTE_FAULT = "remote_fault"
@@ -26,7 +37,7 @@ class Reason(StrEnum):
     HOST_BUDGET = "host_budget"
 
 
-FINAL = frozenset({Reason.OBSERVE_ONLY, Reason.STATE_UNREADABLE, Reason.BUDGET, Reason.HOST_BUDGET})
+FINAL = frozenset({Reason.OBSERVE_ONLY, Reason.DENIED, Reason.STATE_UNREADABLE, Reason.BUDGET, Reason.HOST_BUDGET})
 """Refusals that a run does not wait out: a person is told instead."""
 
 
@@ -88,6 +99,8 @@ class Limits:
     backoff_jitter: float = 0.1
     health_resets_after: float = 600.0
     boot_grace: float = 10.0
+    steadiness: Steadiness = STEADINESS
+    storm: StormLimits = STORM_LIMITS
     start_grace: float = 0.0
     """How long after an effect the same target is left alone; verification normally covers it."""
 
@@ -103,14 +116,6 @@ class PastEffect:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """One incident of a target: unhealthy from `opened_at` to `resolved_at` (None: still)."""
-
-    opened_at: float
-    resolved_at: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Pause:
     """One reason why nothing may act; the pause ends when the list is empty."""
 
@@ -118,6 +123,16 @@ class Pause:
     by: str
     since: float
     until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A question to a person. `granted` None: not answered yet; unanswered at `until` it counts as refused."""
+
+    asked_at: float
+    until: float
+    granted: bool | None = None
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +149,8 @@ class Wish:
     run_id: int = 0
     effects: int = 1
     """How many effects of its kind (disruptive or gentle) it comes to; budgets must have room for all of them."""
+    approval: Approval | None = None
+    """What a person said to this run, where its playbook's autonomy is `approve`."""
     begun: bool = False
     """The rest of a rung under way: it was allowed and paid for, so it asks only for what may have changed since."""
 
@@ -153,3 +170,11 @@ class Facts:
     """Services that a person stopped."""
     only_remote_faults: bool = False
     """Every firing alert that could explain the wish is about a remote target."""
+    maintenance: tuple[Maintenance, ...] = ()
+    storm: Storm | None = None
+    check: SelfCheck | None = None
+    """What the agent last found of itself; it looks when a storm begins."""
+    ailing: Mapping[str, str] | None = None
+    """Targets that this one depends on and that are in trouble, each with a word about it."""
+    supervised: Mapping[str, Denial] | None = None
+    """By service: what its own supervisor (systemd) is doing about it, so that nobody fights `Restart=`."""

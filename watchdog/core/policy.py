@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from watchdog.core.backoff import backoff_chain, backoff_delay, effects_on_target
 from watchdog.core.permission import Decision, Denial, Facts, Limits, Reason, Wish
+from watchdog.core.silences import maintaining
+from watchdog.core.steadiness import flapping_until
 from watchdog.core.targets import parse_target
 
 
@@ -27,7 +29,7 @@ def decide(wish: Wish, facts: Facts, limits: Limits, now: float) -> Decision:
     if not facts.readable:
         text = "the agent's own state cannot be read, so nothing is known to be safe"
         return Decision((Denial(Reason.STATE_UNREADABLE, text),))
-    guards = _ALWAYS if wish.begun else (*_ALWAYS, _autonomy, _grace, _backoff, _budgets)
+    guards = _ALWAYS if wish.begun else (*_ALWAYS, *_FIRST)
     return Decision(tuple(denial for guard in guards for denial in guard(_Scene(wish, facts, limits, now))))
 
 
@@ -38,8 +40,62 @@ def _paused(scene: _Scene) -> Iterable[Denial]:
 
 
 def _autonomy(scene: _Scene) -> Iterable[Denial]:
-    if scene.wish.autonomy != "auto" and not scene.wish.by_person:
-        yield Denial(Reason.OBSERVE_ONLY, f"the playbook's autonomy is {scene.wish.autonomy}: it plans and tells, only")
+    wish, approval = scene.wish, scene.wish.approval
+    if wish.by_person or wish.autonomy == "auto":
+        return
+    if wish.autonomy != "approve":
+        yield Denial(Reason.OBSERVE_ONLY, f"the playbook's autonomy is {wish.autonomy}: it plans and tells, only")
+    elif approval is None:
+        yield Denial(Reason.APPROVAL, "a person has to approve it and has not been asked yet")
+    elif approval.granted is None and scene.now < approval.until:
+        yield Denial(Reason.APPROVAL, "waiting for a person's approval", approval.until)
+    elif approval.granted is None:
+        yield Denial(Reason.DENIED, "nobody approved it in time")
+    elif not approval.granted:
+        yield Denial(Reason.DENIED, f"{approval.by} denied it")
+
+
+def _maintained(scene: _Scene) -> Iterable[Denial]:
+    window = maintaining(scene.facts.maintenance, scene.wish.target, scene.now)
+    if window is not None and not scene.wish.by_person:
+        text = f"{scene.wish.target} is under maintenance by {window.by}: {window.comment or 'no reason given'}"
+        yield Denial(Reason.MAINTENANCE, text, window.until)
+
+
+def _observer(scene: _Scene) -> Iterable[Denial]:
+    """In a storm the observer is looked at first; even a trusted one then repairs one thing after the other."""
+    storm, check = scene.facts.storm, scene.facts.check
+    if storm is None or scene.wish.by_person:
+        return
+    if check is None or (not check.trusted and scene.wish.disruptive):
+        why = "the agent looks at itself first" if check is None else f"the agent doubts itself: {check.faults[0]}"
+        yield Denial(Reason.OBSERVER, f"{storm.text}; {why}", storm.until)
+    others = sorted(run for run in (scene.facts.running or {}).values() if run != scene.wish.run_id)
+    if others and not scene.wish.begun:
+        yield Denial(Reason.STORM, f"{storm.text}; one repair at a time until it is over, and run {others[0]} is on")
+
+
+def _dependencies(scene: _Scene) -> Iterable[Denial]:
+    if scene.wish.disruptive and not scene.wish.by_person:
+        for target, trouble in (scene.facts.ailing or {}).items():
+            yield Denial(Reason.DEPENDENCY, f"{scene.wish.target} depends on {target}, which is in trouble: {trouble}")
+
+
+def _supervised(scene: _Scene) -> Iterable[Denial]:
+    """Two supervisors that repair the same thing at once undo each other's work."""
+    denial = (scene.facts.supervised or {}).get(scene.wish.service)
+    if denial is not None and scene.wish.disruptive and (denial.until is None or scene.now < denial.until):
+        yield denial
+
+
+def _flapping(scene: _Scene) -> Iterable[Denial]:
+    if not scene.wish.disruptive or scene.wish.by_person:
+        return
+    troubles = (scene.facts.troubles or {}).get(str(scene.wish.target), ())
+    until = flapping_until(troubles, scene.now, scene.limits.steadiness)
+    if until is not None:
+        text = f"{scene.wish.target} falls ill and gets well again and again; another disturbance would not calm it"
+        yield Denial(Reason.FLAPPING, text, until)
 
 
 def _grace(scene: _Scene) -> Iterable[Denial]:
@@ -110,7 +166,9 @@ def _budgets(scene: _Scene) -> Iterable[Denial]:
                 yield Denial(reason, text, recent[over - 1] + window.seconds if over <= len(recent) else None)
 
 
-_ALWAYS = (_paused, _one_at_a_time, _remote, _on_purpose)
+_ALWAYS = (_paused, _maintained, _observer, _one_at_a_time, _remote, _on_purpose, _supervised)
+_FIRST = (_autonomy, _dependencies, _grace, _flapping, _backoff, _budgets)
+"""Asked before a rung begins, and not in the middle of it."""
 
 
 def _hours(seconds: float) -> str:

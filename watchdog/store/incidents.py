@@ -10,7 +10,7 @@ from typing import Any
 
 from watchdog.core.incidents import Incident
 from watchdog.core.model import IncidentState, Labels, TimelineEntry
-from watchdog.core.permission import Trouble
+from watchdog.core.steadiness import Trouble
 from watchdog.store.database import Database
 
 

@@ -20,7 +20,8 @@ from watchdog.core.model import (
     TimelineEntry,
     labels_of,
 )
-from watchdog.core.permission import PastEffect, Pause, Trouble
+from watchdog.core.permission import PastEffect, Pause
+from watchdog.core.steadiness import Trouble
 from watchdog.errors import StoreError
 from watchdog.store.alerts import Alerts
 from watchdog.store.database import Database

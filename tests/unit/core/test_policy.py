@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from watchdog.core.backoff import backoff_chain, backoff_delay
-from watchdog.core.permission import Decision, Denial, Facts, Limits, PastEffect, Pause, Reason, Trouble, Window, Wish
+from watchdog.core.permission import Decision, Denial, Facts, Limits, PastEffect, Pause, Reason, Window, Wish
 from watchdog.core.policy import decide
+from watchdog.core.steadiness import Trouble
 from watchdog.core.targets import parse_target
 
 # Small numbers, so that short histories reach every limit; whole seconds, so that sums of times are exact.
