@@ -64,7 +64,7 @@ class App:
         self._routes = RouteTable(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request; every error becomes OpenAI's envelope here, and nowhere else."""
+        """Answers one request; every error becomes an envelope here, and nowhere else."""
         if scope["type"] != "http":
             raise ValueError(f"only HTTP is served, not {scope['type']!r}")
         exchange = Exchange(scope, send, self._clock.monotonic())
@@ -89,7 +89,7 @@ class App:
             )
             failure = ApiError(500, "The proxy met an unexpected error.", type="server_error", code="internal_error")
             if exchange.status == 0:
-                await self._send(exchange, envelope(failure))
+                await self._send(exchange, envelope(failure, exchange.path, exchange.id))
             else:
                 raise
         finally:
@@ -109,7 +109,7 @@ class App:
             body = await self._body(headers, receive) if exchange.method not in ("GET", "HEAD") else b""
             reply = await route.handler(Request(headers, caller, exchange.id, argument, body))
         except ApiError as error:
-            reply = envelope(error)
+            reply = envelope(error, exchange.path, exchange.id)
         await self._send(exchange, reply)
 
     def _check_room(self) -> None:

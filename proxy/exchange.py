@@ -12,6 +12,7 @@ import orjson
 
 from proxy.auth import Caller
 from proxy.call import Account
+from proxy.dialects.anthropic.errors import error_body
 from proxy.errors import ApiError
 
 Headers = list[tuple[bytes, bytes]]
@@ -29,6 +30,7 @@ SendWhole = Callable[[int, Headers, bytes], Awaitable[None]]
 """Sends status, headers (with the content-length) and body at once. ValueError for a header with a line break in it."""
 
 _JSON = (b"content-type", b"application/json")
+_MESSAGES = "/v1/messages"
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -134,9 +136,12 @@ def document(content: Any, status: int = 200) -> Plain:
     return Plain(status, orjson.dumps(content), [_JSON])
 
 
-def envelope(error: ApiError) -> Plain:
-    """An error in OpenAI's envelope."""
+def envelope(error: ApiError, path: str, request_id: str) -> Plain:
+    """An error in the dialect of who calls `path`: Anthropic's envelope below its endpoint, OpenAI's elsewhere."""
     headers: Headers = [_JSON, *error.headers]
     if error.retryable is not None:
         headers.append((b"x-should-retry", b"true" if error.retryable else b"false"))
+    if path.startswith(_MESSAGES):
+        headers.append((b"request-id", request_id.encode()))
+        return Plain(error.status, error_body(error.status, error.message, request_id), headers)
     return Plain(error.status, error.body(), headers)
