@@ -104,6 +104,10 @@ class _Metric:
         if not family.labels:
             self._add(())
 
+    def _at(self, values: tuple[str, ...]) -> int:
+        known = self._series.get(values)
+        return self._add(values) if known is None else known
+
     def _add(self, values: tuple[str, ...]) -> int:
         family = self._family
         if len(values) != len(family.labels):
@@ -121,10 +125,45 @@ class _Metric:
         return at
 
 
+class CounterSeries:
+    """One series of a counter, found once."""
+
+    __slots__ = ("_at", "_cells")
+
+    def __init__(self, cells: memoryview[float], at: int) -> None:
+        self._cells = cells
+        self._at = at
+
+    def inc(self, by: float = 1.0) -> None:
+        """Adds `by` (never negative)."""
+        self._cells[self._at] += by
+
+
+class HistogramSeries:
+    """One series of a histogram, found once."""
+
+    __slots__ = ("_at", "_buckets", "_cells", "_sum")
+
+    def __init__(self, cells: memoryview[float], at: int, buckets: tuple[float, ...]) -> None:
+        self._cells = cells
+        self._at = at
+        self._buckets = buckets
+        self._sum = at + len(buckets) + 1
+
+    def observe(self, value: float) -> None:
+        """Counts `value`."""
+        self._cells[self._at + bisect_left(self._buckets, value)] += 1.0
+        self._cells[self._sum] += value
+
+
 class Counter(_Metric):
     """Only grows."""
 
     __slots__ = ()
+
+    def at(self, *label_values: str) -> CounterSeries:
+        """The series of these label values, for callers that count in it often."""
+        return CounterSeries(self._cells, self._at(label_values))
 
     def inc(self, *label_values: str, by: float = 1.0) -> None:
         """Adds `by` (never negative) to the series of these label values."""
@@ -152,6 +191,10 @@ class Histogram(_Metric):
     """Counts of observations per bucket, and their sum."""
 
     __slots__ = ()
+
+    def at(self, *label_values: str) -> HistogramSeries:
+        """The series of these label values, for callers that observe in it often."""
+        return HistogramSeries(self._cells, self._at(label_values), self._family.buckets)
 
     def observe(self, value: float, *label_values: str) -> None:
         """Counts `value` in the first bucket whose upper bound is not below it."""

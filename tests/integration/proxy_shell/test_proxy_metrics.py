@@ -60,6 +60,21 @@ def test_series_are_capped(tmp_path: Path) -> None:
     assert series["other",] == [1000.0 - (MAX_SERIES - 1)]
 
 
+def test_a_series_found_once_counts_like_its_metric(tmp_path: Path) -> None:
+    """Handles of series and the metrics that gave them count in the same cells."""
+    mine = Metrics(tmp_path, "w0")
+    counter, histogram = mine.counter("a_total", "A", ("k",)), mine.histogram("h", "H", (1.0, 2.0), ("k",))
+    counter.at("x").inc()
+    counter.at("x").inc(by=2)
+    counter.inc("x")
+    histogram.at("x").observe(1.5)
+    histogram.observe(5, "x")
+    families = metrics.read(tmp_path)
+    mine.close()
+    assert families["a_total"].series == {("x",): [4.0]}
+    assert families["h"].series == {("x",): [0.0, 1.0, 1.0, 6.5]}
+
+
 def test_shared_levels_are_not_added_up(tmp_path: Path) -> None:
     """A gauge that every worker reports of one shared thing shows the thing once."""
     both = [Metrics(tmp_path, name) for name in ("w0", "w1")]
