@@ -17,7 +17,7 @@ class RateLimit(Section):
     """Requests that may begin in any `window`."""
     tokens: int | None = Field(None, ge=1)
     """Input and output tokens in any `window`; charged when an answer has ended, so that the last one may overshoot."""
-    window: Duration = 60.0
+    window: Duration = Field(60.0, gt=0)
     burst: int | None = Field(None, ge=1)
     """Requests that may come at once, ahead of an even pace of `requests` per `window`; None: all of them."""
 
