@@ -41,9 +41,13 @@ class Call:
 
     @property
     def choices(self) -> int:
-        """How many choices were asked for."""
-        wanted = self.fields.get("n")
-        return wanted if isinstance(wanted, int) and wanted > 0 else 1
+        """How many choices were asked for; a text completion has `n` for each of its prompts."""
+        wanted, prompts = self.fields.get("n"), 1
+        if self.operation is Operation.COMPLETIONS:
+            prompt = self.fields.get("prompt")
+            if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+                prompts = len(prompt)
+        return prompts * wanted if isinstance(wanted, int) and wanted > 0 else prompts
 
     @property
     def usage(self) -> bool:

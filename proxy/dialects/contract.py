@@ -95,10 +95,9 @@ class Sent:
         size = len(delta.text) + len(delta.reasoning)
         for part in delta.tools:
             known = self.tools.get(part.index)
-            size += len(part.arguments) + 1
-            if self._room > size:
-                whole = part if known is None else _joined(known, part)
-                self.tools[part.index] = whole
+            size += len(part.arguments) + len(part.name or "") + 1
+            if self._room >= size:
+                self.tools[part.index] = part if known is None else _joined(known, part)
         if not size:
             return
         self.deltas += 1
@@ -121,7 +120,7 @@ class Decoder(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether each choice has had its finish, so that the answer is whole though [DONE] is missing."""
+        """Whether each choice has had its finish, so that the answer is whole though its end marker is missing."""
         ...
 
     def read(self, event: bytes) -> Delta:

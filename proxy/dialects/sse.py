@@ -22,7 +22,7 @@ class SseParser:
         self._begun = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The events completed by `data`, each with its blank line. ValueError if one is longer than MAX_EVENT_BYTES."""
+        """The events completed by `data`, each with its blank line. ValueError if one exceeds MAX_EVENT_BYTES."""
         if self._return or b"\r" in data:
             data = self._line_feeds(data)
         parts = self._parts
@@ -41,7 +41,7 @@ class SseParser:
         rest = events.pop()[:-2]
         self._parts = [rest] if rest else []
         self._size = len(rest)
-        self._check(max(self._size, max(map(len, events))))
+        self._check(max(self._size, *map(len, events)))
         return events
 
     def finish(self) -> list[bytes]:

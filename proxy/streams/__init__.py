@@ -1,1 +1,1 @@
-"""Streams: an answer opened at a provider, relayed to the caller, continued elsewhere when it is cut, ended honestly."""
+"""Streams: an answer is opened at a provider, relayed, continued elsewhere when it is cut, and ended honestly."""

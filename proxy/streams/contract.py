@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
 
 from proxy.call import Usage
+from proxy.dialects.continuation import Mode
 from proxy.dialects.contract import Decoder, Delta, Sent
 from proxy.dialects.sse import SseParser
 from proxy.routing.outcome import Fault
@@ -53,11 +53,6 @@ class OpenStream:
     """Set by who opened it."""
 
 
-Mode = Literal["prefill", "restart"]
-"""`prefill`: the request carried what was sent as the assistant's beginning, and the stream says what follows;
-`restart`: the request was the same again, and the stream must say all of what was sent again before it counts."""
-
-
 @dataclass(frozen=True, slots=True)
 class Resumed:
     """Another stream for the rest of an answer. Its `at_end` is called as any other's."""
@@ -67,9 +62,11 @@ class Resumed:
 
 
 Resume = Callable[[Sent, Ending, str], Awaitable[Resumed | None]]
-"""Asked when a stream was cut, stalled or failed before its finish, with what the caller has of it, and again when what
-it gave failed too (DISAGREED among the endings); None when nothing more can be tried. It keeps count, chooses among
-`continuation.modes(call, sent)`, watches the total deadline, and does not raise. Cancelled when the caller goes away."""
+"""Asked with (what the caller has of it, ending, message) when a stream was cut, stalled or failed before its finish,
+and again when what it gave failed too (DISAGREED among the endings); None when nothing more can be tried.
+
+It keeps count, chooses among `continuation.modes(call, sent)`, watches the total deadline, and does not raise. It is
+cancelled when the caller goes away."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,64 @@
+"""Limits the waits of one task with one timer that is seldom set, where a timer for each wait would cost more than it
+guards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Patience:
+    """For the waits of one task at a time, one after the other. `close` when there will be no more."""
+
+    __slots__ = ("_expired", "_limit", "_loop", "_task", "_timer")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._limit = 0.0
+        self._task: asyncio.Task[object] | None = None
+        self._expired = False
+
+    async def wait(self, what: Awaitable[T], limit: float) -> T:
+        """What `what` gives; TimeoutError if that takes until `limit`, on the event loop's clock."""
+        timer = self._timer
+        if timer is None or timer.when() > limit:
+            self._set(limit)
+        self._limit = limit
+        task = self._task = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
+        try:
+            return await what
+        except asyncio.CancelledError:
+            if self._expired:
+                self._expired = False
+                if task.uncancel() <= cancelling:
+                    raise TimeoutError from None
+            raise
+        finally:
+            self._task = None
+
+    def close(self) -> None:
+        """Forgets the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set(self, at: float) -> None:
+        self.close()
+        self._timer = self._loop.call_at(at, self._due)
+
+    def _due(self) -> None:
+        """A wait that began after the timer was set has a later limit."""
+        self._timer = None
+        if self._task is None:
+            return
+        if self._loop.time() < self._limit:
+            self._set(self._limit)
+        else:
+            self._expired = True
+            self._task.cancel()
