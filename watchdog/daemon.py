@@ -15,7 +15,6 @@ from typing import Any
 
 import sdnotify
 
-from watchdog.actions import ActionContext
 from watchdog.api.app import create_app
 from watchdog.api.parts import Parts
 from watchdog.api.server import ControlServer
@@ -23,9 +22,9 @@ from watchdog.clock import Clock, SystemClock
 from watchdog.core.incidents import Incident
 from watchdog.core.model import AlertChange, AlertEvent, AlertState, Sample
 from watchdog.core.routing import Notice
-from watchdog.core.targets import parse_target
 from watchdog.errors import ConfigError, ProxywatchError, StoreError
 from watchdog.files import Files, read_files
+from watchdog.healing import World, build_healing
 from watchdog.metrics.engine import RuleEngine
 from watchdog.metrics.series import SeriesStore
 from watchdog.notifiers import NotifierContext
@@ -34,11 +33,6 @@ from watchdog.notifiers.sender import Sender, build_notifiers
 from watchdog.pipeline import Pipeline
 from watchdog.playbooks.bell import Bell
 from watchdog.playbooks.desk import Desk
-from watchdog.playbooks.evidence import Evidence
-from watchdog.playbooks.guards import Guards
-from watchdog.playbooks.runner import Runner
-from watchdog.playbooks.triage import Triage
-from watchdog.playbooks.verification import Verifier
 from watchdog.rounds import Rounds
 from watchdog.schedule import Pace, Schedule
 from watchdog.settings import Config
@@ -98,34 +92,12 @@ class Daemon:
         self.desk = Desk(self.database, self.clock, self.engine.alerts, self._announce, self.dispatcher.acknowledge)
         self.runs = Runs(self.database)
         self.facts = Facts(self.database)
-        self.guards = Guards(
-            desk=self.desk,
-            runs=self.runs,
-            facts=self.facts,
-            clock=self.clock,
-            limits=config.guards.limits(),
-            stopped_on_purpose=self._stopped_on_purpose,
+        self.world = World(config, self.services, self.proxies, self.series, self.clock)
+        self.healing = build_healing(
+            world=self.world, desk=self.desk, runs=self.runs, facts=self.facts, bell=self.bell, holds=self._holds
         )
-        self.verifier = Verifier(self._holds, self.desk, self.clock, self.bell)
-        self.runner = Runner(
-            desk=self.desk,
-            runs=self.runs,
-            guards=self.guards,
-            verifier=self.verifier,
-            evidence=Evidence(self.desk, self.runs, self._context),
-            context=self._context,
-            clock=self.clock,
-            bell=self.bell,
-        )
+        self.runner, self.guards = self.healing.runner, self.healing.guards
         self.runner.playbooks = files.playbooks
-        self.triage = Triage(
-            desk=self.desk,
-            runs=self.runs,
-            runner=self.runner,
-            guards=self.guards,
-            verifier=self.verifier,
-            clock=self.clock,
-        )
         self.pipeline = Pipeline(self.series, self.engine, self.clock, self.bell, self._take)
         self.schedule = Schedule(self.clock)
         self.rounds = Rounds(self.pipeline, self.schedule, self.clock, self.http, self.services)
@@ -138,8 +110,8 @@ class Daemon:
             desk=self.desk,
             runs=self.runs,
             runner=self.runner,
-            triage=self.triage,
-            verifier=self.verifier,
+            triage=self.healing.triage,
+            verifier=self.healing.verifier,
             facts=self.facts,
             outbox=self.outbox,
             schedule=self.schedule,
@@ -225,6 +197,7 @@ class Daemon:
         self._take(self.engine.replace(files.groups, self.clock.now()))
         await self.rounds.replace(config)
         self.parts.loaded = files.loaded
+        self.world.config = config
         self.parts.reload_error = ""
         return self._headline()
 
@@ -249,6 +222,7 @@ class Daemon:
             await asyncio.sleep(SYNC_SECONDS)
             self.schedule.follow_clock()
             with self._store_trouble():
+                await self.healing.surroundings.watch(self.guards.limits.storm)
                 self._consider(self.desk.sync(self.engine.alerts()))
                 self._consider(self.desk.unresolved)
 
@@ -292,7 +266,7 @@ class Daemon:
         for incident in incidents:
             current = self.desk.get(incident.id)
             if current is not None and current.resolved_at is None:
-                self.triage.consider(current)
+                self.healing.triage.consider(current)
 
     @contextlib.contextmanager
     def _store_trouble(self) -> Iterator[None]:
@@ -317,29 +291,11 @@ class Daemon:
     def _notifier_context(self, config: Config) -> NotifierContext:
         return NotifierContext(self.clock, self.http, config.host or socket.gethostname())
 
-    def _context(self, target: str, labels: Mapping[str, str]) -> ActionContext:
-        parsed = parse_target(target)
-        known = dict(labels)
-        if parsed.kind in {"provider", "host"} and "service" not in known and len(self.proxies) == 1:
-            known["service"] = next(iter(self.proxies))
-        return ActionContext(
-            target=parsed,
-            labels=known,
-            services=self.services,
-            proxies=self.proxies,
-            clock=self.clock,
-            log_dir=self.parts.loaded.config.log_dir,
-        )
-
     def _announce(self, notice: Notice) -> None:
         self.dispatcher.notify(notice)
 
     def _holds(self, expression: str) -> bool:
         return bool(self.engine.query(expression, self.clock.now()))
-
-    def _stopped_on_purpose(self) -> frozenset[str]:
-        found = self.series.latest("proxywatch_service_stopped")
-        return frozenset(dict(labels).get("service", "") for labels, value, _at in found if value == 1)
 
     def _restore_alerts(self) -> None:
         now = self.clock.now()

@@ -12,7 +12,7 @@ from watchdog.core.targets import parse_target
 from watchdog.errors import StoreError
 from watchdog.playbooks.desk import Desk
 from watchdog.playbooks.schema import Playbook
-from watchdog.store.facts import Facts as FactStore
+from watchdog.playbooks.surroundings import Surroundings
 from watchdog.store.runs import Run, Runs
 
 DAY_SECONDS = 86400.0
@@ -28,14 +28,14 @@ class Guards:
         *,
         desk: Desk,
         runs: Runs,
-        facts: FactStore,
+        surroundings: Surroundings,
         clock: Clock,
         limits: Limits,
         stopped_on_purpose: Callable[[], frozenset[str]],
     ) -> None:
         self._desk = desk
         self._runs = runs
-        self._facts = facts
+        self._surroundings = surroundings
         self._clock = clock
         self.limits = limits
         self._stopped_on_purpose = stopped_on_purpose
@@ -51,7 +51,7 @@ class Guards:
     def ask(self, wish: Wish, playbook: Playbook, incident_id: int | None) -> Decision:
         """The decision of all guards. Whatever cannot be read counts as «not safe»."""
         limits = self.limits if playbook.budget is None else replace(self.limits, budget=playbook.budget)
-        facts = self._gather(wish.run_id, incident_id, self.reach([playbook]))
+        facts = self._gather(wish, incident_id, self.reach([playbook]))
         return decide(wish, facts, limits, self._clock.now())
 
     def reach(self, playbooks: Iterable[Playbook]) -> float:
@@ -79,17 +79,23 @@ class Guards:
                 left = wish.effects - sum(e.disruptive == wish.disruptive for e in mine)
                 yield from [PastEffect(wish.playbook, str(wish.target), now, wish.disruptive)] * left
 
-    def _gather(self, run_id: int, incident_id: int | None, reach: float) -> Facts:
+    def _gather(self, wish: Wish, incident_id: int | None, reach: float) -> Facts:
         now = self._clock.now()
+        around = self._surroundings
         try:
+            storm = around.storm(self.limits.storm, now)
             return Facts(
                 started_at=self._started_at,
-                pauses=self._facts.pauses(now),
-                effects=(*self._runs.past_effects(now - reach), *self._outstanding(run_id, now)),
+                pauses=around.pauses(now),
+                effects=(*self._runs.past_effects(now - reach), *self._outstanding(wish.run_id, now)),
                 troubles=self._desk.incidents.troubles(now - reach),
                 running=dict(self._acting),
                 stopped_on_purpose=self._stopped_on_purpose(),
                 only_remote_faults=self._only_remote(incident_id),
+                maintenance=around.maintenance(now),
+                storm=storm,
+                check=around.check(storm),
+                ailing=around.ailing(wish.service) if wish.service else None,
             )
         except StoreError:
             return Facts(started_at=self._started_at, readable=False)

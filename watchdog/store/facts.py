@@ -1,12 +1,15 @@
-"""Small facts by name that must survive: who paused the agent, and why."""
+"""Small facts by name that must survive: who paused the agent, what is silenced, what is under maintenance."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from watchdog.core.permission import Pause
+from watchdog.core.routing import parse_matchers
+from watchdog.core.silences import Maintenance, Silence
 from watchdog.store.database import Database
 
 
@@ -43,3 +46,39 @@ class Facts:
         count = len(self.get("pauses") or [])
         self.put("pauses", [])
         return count
+
+    def maintenance(self, now: float) -> tuple[Maintenance, ...]:
+        """Windows that have not ended at `now`, also those that are still to begin."""
+        rows = [Maintenance(**{**row, "targets": tuple(row["targets"])}) for row in self.get("maintenance") or []]
+        return tuple(window for window in rows if window.until > now)
+
+    def maintain(self, window: Maintenance, now: float) -> None:
+        """Adds a window, or replaces the one with its id."""
+        kept = [other for other in self.maintenance(now) if other.id != window.id]
+        self.put("maintenance", [asdict(one) for one in (*kept, window)])
+
+    def end_maintenance(self, identifier: str, now: float) -> bool:
+        """Ends a window now; whether there was one with this id."""
+        before = self.maintenance(now)
+        self.put("maintenance", [asdict(window) for window in before if window.id != identifier])
+        return any(window.id == identifier for window in before)
+
+    def silences(self, now: float) -> tuple[Silence, ...]:
+        """Silences that have not ended at `now`, also those that are still to begin."""
+        rows = [Silence(**{**row, "matchers": parse_matchers(row["matchers"])}) for row in self.get("silences") or []]
+        return tuple(silence for silence in rows if silence.until > now)
+
+    def silence(self, silence: Silence, now: float) -> None:
+        """Adds a silence, or replaces the one with its id."""
+        kept = [other for other in self.silences(now) if other.id != silence.id]
+        self._put_silences((*kept, silence))
+
+    def end_silence(self, identifier: str, now: float) -> bool:
+        """Ends a silence now; whether there was one with this id."""
+        before = self.silences(now)
+        self._put_silences(silence for silence in before if silence.id != identifier)
+        return any(silence.id == identifier for silence in before)
+
+    def _put_silences(self, silences: Iterable[Silence]) -> None:
+        rows = [{**asdict(s), "matchers": ", ".join(map(str, s.matchers))} for s in silences]
+        self.put("silences", rows)

@@ -11,6 +11,7 @@ from watchdog.actions import ActionContext
 from watchdog.clock import SystemClock
 from watchdog.core.incidents import Incident
 from watchdog.core.model import Alert, AlertState, labels_of
+from watchdog.core.observer import SelfCheck
 from watchdog.core.permission import Limits, Window
 from watchdog.core.routing import Notice
 from watchdog.core.targets import parse_target
@@ -20,6 +21,7 @@ from watchdog.playbooks.evidence import Evidence
 from watchdog.playbooks.guards import Guards
 from watchdog.playbooks.runner import Runner
 from watchdog.playbooks.schema import Playbook, playbook_model
+from watchdog.playbooks.surroundings import Surroundings
 from watchdog.playbooks.triage import Triage
 from watchdog.playbooks.verification import Verifier
 from watchdog.store.database import Database
@@ -57,6 +59,8 @@ class World:
         stopped: frozenset[str] = frozenset(),
     ) -> None:
         self.directory = directory
+        self.depends_on: dict[str, tuple[str, ...]] = {}
+        self.faults: tuple[str, ...] = ()
         (directory / "truths").mkdir(exist_ok=True)
         self.script = directory / "effect.sh"
         self.script.write_text(SCRIPT)
@@ -67,10 +71,19 @@ class World:
         self.database.execute("CREATE TABLE IF NOT EXISTS told (key TEXT PRIMARY KEY, kind TEXT, reason TEXT)")
         self.desk = Desk(self.database, self.clock, self._firing, self._announce, self.acknowledged.append)
         self.runs, self.facts = Runs(self.database), Facts(self.database)
+        self.surroundings = Surroundings(
+            desk=self.desk,
+            facts=self.facts,
+            clock=self.clock,
+            kill_switch=directory / "pause",
+            known=lambda: (),
+            depends_on=lambda service: self.depends_on.get(service, ()),
+            look=self._look,
+        )
         self.guards = Guards(
             desk=self.desk,
             runs=self.runs,
-            facts=self.facts,
+            surroundings=self.surroundings,
             clock=self.clock,
             limits=limits,
             stopped_on_purpose=lambda: stopped,
@@ -100,6 +113,9 @@ class World:
         """As a stop in good order: runs stay under way in the store."""
         await self.runner.stop()
         self.database.close()
+
+    async def _look(self) -> SelfCheck:
+        return SelfCheck(self.clock.now(), self.faults)
 
     # --- the world ------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from pydantic import field_validator
+
 from watchdog.clock import Clock
+from watchdog.core.targets import parse_target
 from watchdog.errors import ActionError
 from watchdog.registry import Registry, Settings
 from watchdog.system.http import HttpClient
@@ -34,6 +37,16 @@ class ServiceSettings(Settings):
     kind: str
     proxy: ProxyEndpoint | None = None
     """Given when the service is our llm-proxy: where it answers."""
+    depends_on: tuple[str, ...] = ()
+    """Targets that it cannot be well without, such as `service:database` or `host`: while one is in trouble, nothing of
+    this service is restarted."""
+
+    @field_validator("depends_on")
+    @classmethod
+    def _are_targets(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        for target in targets:
+            parse_target(target)
+        return targets
 
 
 @dataclass(frozen=True, slots=True)

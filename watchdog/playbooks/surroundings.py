@@ -1,0 +1,126 @@
+"""What the guards see beyond one target: pauses and the kill switch, maintenance, storms, what a target depends on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+
+from watchdog.clock import Clock
+from watchdog.core.model import IncidentState
+from watchdog.core.observer import SelfCheck, Storm, StormLimits, storm
+from watchdog.core.permission import Pause
+from watchdog.core.silences import Maintenance
+from watchdog.core.targets import Target, parse_target
+from watchdog.playbooks.desk import Desk
+from watchdog.store.facts import Facts
+
+log = logging.getLogger("proxywatch.playbook")
+
+CHECK_AGAIN_SECONDS = 10.0
+
+
+class Surroundings:
+    """Reads the present; keeps only the last look at itself."""
+
+    def __init__(
+        self,
+        *,
+        desk: Desk,
+        facts: Facts,
+        clock: Clock,
+        kill_switch: Path,
+        known: Callable[[], Iterable[Target]],
+        depends_on: Callable[[str], Iterable[str]],
+        look: Callable[[], Awaitable[SelfCheck]],
+    ) -> None:
+        """`kill_switch`: while this file exists nothing acts, whether or not the daemon has time to be asked.
+        `known` are all targets of this host, `depends_on` gives the targets that a service needs."""
+        self._desk = desk
+        self._facts = facts
+        self._clock = clock
+        self._kill_switch = kill_switch
+        self._known = known
+        self._depends_on = depends_on
+        self._look = look
+        self._check: SelfCheck | None = None
+        self._storm_told: float = 0.0
+
+    def pauses(self, now: float) -> tuple[Pause, ...]:
+        """Every reason why nothing may act. StoreError when that cannot be read."""
+        thrown = read_kill_switch(self._kill_switch)
+        return (*self._facts.pauses(now), *([thrown] if thrown else []))
+
+    def maintenance(self, now: float) -> tuple[Maintenance, ...]:
+        """Windows that have not ended."""
+        return self._facts.maintenance(now)
+
+    def storm(self, limits: StormLimits, now: float) -> Storm | None:
+        """The storm that rages, seen from the unresolved incidents."""
+        opened: dict[Target, float] = {}
+        for incident in self._desk.unresolved:
+            target = parse_target(incident.key)
+            if incident.firing and target.kind != "alert":
+                opened[target] = incident.opened_at
+        return storm(opened, self._known(), limits, now)
+
+    def check(self, raging: Storm | None) -> SelfCheck | None:
+        """The last look at itself, if it was taken in this storm."""
+        if raging is None or self._check is None or self._check.at < self._clock.now() - 3 * CHECK_AGAIN_SECONDS:
+            return None
+        return self._check
+
+    def ailing(self, service: str) -> Mapping[str, str]:
+        """What a service depends on and is in trouble, with the title of the incident."""
+        wanted = set(self._depends_on(service))
+        return {
+            incident.key: incident.title
+            for incident in self._desk.unresolved
+            if incident.key in wanted and incident.state is not IncidentState.SUPPRESSED
+        }
+
+    async def watch(self, limits: StormLimits) -> Storm | None:
+        """To be called every few seconds: in a storm it takes a look at itself, and says so once a storm."""
+        now = self._clock.now()
+        raging = self.storm(limits, now)
+        if raging is None or (self._check is not None and now - self._check.at < CHECK_AGAIN_SECONDS):
+            return raging
+        self._check = await self._look()
+        if now - self._storm_told > limits.within + limits.cooldown:
+            found = (
+                "; ".join(self._check.faults) or "it found nothing wrong with itself and goes on, one repair at a time"
+            )
+            text = f"suspect the observer: {raging.text}; the agent looked at itself: {found}"
+            self._desk.tell(None, "storm", text)
+            for incident in self._desk.unresolved:
+                self._desk.tell(incident.id, "storm", text)
+        self._storm_told = now
+        return raging
+
+
+def read_kill_switch(file: Path) -> Pause | None:
+    """The pause that the file stands for. Its text may be JSON with `reason`, `by`, `since`, `until` (epoch seconds);
+    whatever else stands there, or cannot be read, pauses as well: the file's being there is what counts."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return Pause(f"the kill switch {file} is there and cannot be read: {error.strerror}", "kill switch", 0.0)
+    try:
+        said = json.loads(text)
+        until = said.get("until")
+        return Pause(
+            str(said["reason"]), str(said["by"]), float(said.get("since", 0.0)), None if until is None else float(until)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Pause(text.strip()[:200] or f"the file {file} exists", "kill switch", 0.0)
+
+
+def throw_kill_switch(file: Path, pause: Pause) -> None:
+    """Makes the file, whole or not at all; for the command line, when the daemon does not answer. OSError."""
+    body = {"reason": pause.reason, "by": pause.by, "since": pause.since, "until": pause.until}
+    fresh = file.with_name(file.name + ".new")
+    fresh.write_text(json.dumps(body) + "\n", encoding="utf-8")
+    fresh.replace(file)
