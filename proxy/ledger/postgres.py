@@ -11,8 +11,6 @@ from proxy.ledger.row import COLUMNS, NAMES, SCHEMA_VERSION, LedgerDownError, Le
 if TYPE_CHECKING:
     import asyncpg  # type: ignore[import-untyped]
 
-_CONNECT_SECONDS = 5.0
-_STATEMENT_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
 _LOCK = 0x6C6C6D70
 """Any number; workers that start together take turns in making the table."""
@@ -47,11 +45,13 @@ T = TypeVar("T")
 class PostgresLedger:
     """One connection, made anew after each failure."""
 
-    def __init__(self, dsn: str) -> None:
-        """Imports asyncpg, which is no thing to do while requests wait."""
+    def __init__(self, dsn: str, patience_seconds: float = 5.0) -> None:
+        """`patience_seconds` for a connection, and for a statement. asyncpg is imported here, for that is no thing to
+        do while requests wait."""
         import asyncpg  # noqa: F401
 
         self._dsn = dsn
+        self._patience_seconds = patience_seconds
         self._connection: asyncpg.Connection | None = None
 
     async def write(self, rows: Sequence[Row]) -> None:
@@ -88,7 +88,7 @@ class PostgresLedger:
             self._connection = await self._connect()
         connection = self._connection
         # Ended from outside: a cancelled statement would make asyncpg ask the server, which may be the one that hangs.
-        overdue = asyncio.get_running_loop().call_later(_STATEMENT_SECONDS, connection.terminate)
+        overdue = asyncio.get_running_loop().call_later(self._patience_seconds, connection.terminate)
         try:
             answer: str = await connection.execute(statement, *arguments)
         finally:
@@ -126,8 +126,8 @@ class PostgresLedger:
     async def _connect(self) -> asyncpg.Connection:
         import asyncpg
 
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            connection = await asyncpg.connect(self._dsn, timeout=_CONNECT_SECONDS)
+        async with asyncio.timeout(self._patience_seconds):
+            connection = await asyncpg.connect(self._dsn)
             try:
                 async with connection.transaction():
                     await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)

@@ -16,7 +16,6 @@ from typing import TypeVar
 
 from proxy.ledger.row import COLUMNS, NAMES, SCHEMA_VERSION, LedgerDownError, LedgerRefusedError, Row
 
-_BUSY_SECONDS = 5.0
 _TOGETHER = 50
 """Rows per statement: each statement lets go of the interpreter's lock once, and has to get it back."""
 _PRUNED_AT_ONCE = 1000
@@ -26,9 +25,10 @@ _SCHEMA = (
     "CREATE INDEX IF NOT EXISTS requests_time ON requests (time)",
 )
 _PLACES = f"({', '.join('?' * len(COLUMNS))})"
-_INSERT = f"INSERT OR IGNORE INTO requests ({', '.join(NAMES)}) VALUES "  # noqa: S608 - names of our own columns
-_INSERT_ONE = _INSERT + _PLACES
-_INSERT_MANY = _INSERT + ", ".join([_PLACES] * _TOGETHER)
+_INSERT = f"INSERT INTO requests ({', '.join(NAMES)}) VALUES "  # noqa: S608 - names of our own columns
+_ONCE = " ON CONFLICT (incarnation, sequence) DO NOTHING"
+_INSERT_ONE = _INSERT + _PLACES + _ONCE
+_INSERT_MANY = _INSERT + ", ".join([_PLACES] * _TOGETHER) + _ONCE
 _PRUNE = f"""
 DELETE FROM requests WHERE (incarnation, sequence) IN (
   SELECT incarnation, sequence FROM requests WHERE time < ? LIMIT {_PRUNED_AT_ONCE})
@@ -40,8 +40,10 @@ T = TypeVar("T")
 class SqliteLedger:
     """Writes from one thread; the file (mode 0600) is made, and made anew if it was removed."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, busy_seconds: float = 5.0) -> None:
+        """`busy_seconds`: how long another writer is waited for."""
         self._file = file
+        self._busy_seconds = busy_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger-sqlite")
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
@@ -104,7 +106,9 @@ class SqliteLedger:
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._inode = os.fstat(descriptor).st_ino
         os.close(descriptor)
-        connection = sqlite3.connect(self._file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            self._file, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
+        )
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")

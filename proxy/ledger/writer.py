@@ -216,6 +216,7 @@ class Ledger:
         except OSError as error:
             log.warning("the ledger's spool cannot be read: %s", error)
         self._waiting = False
+        self._spool_bytes = await self._on_disk(self._spool.bytes_waiting)
         if await self._write(()):
             await self._deliver_held()
 
