@@ -25,7 +25,8 @@ class RateLimit(Section):
 class Key(Section):
     """One API key of a caller. Exactly one of `sha256` (hex of the key) and `key_file` (mode 0600) is given."""
 
-    id: str
+    id: str = Field(min_length=1, max_length=128)
+    """What logs and figures name it by. `anonymous` and `owner` are callers without a key."""
     role: Literal["user", "admin"] = "user"
     sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$")
     key_file: Path | None = None
@@ -50,6 +51,13 @@ class Auth(Section):
     @classmethod
     def _ids_differ(cls, keys: tuple[Key, ...]) -> tuple[Key, ...]:
         expect_once("key id", [key.id for key in keys])
+        for key in keys:
+            if key.id in ("anonymous", "owner"):
+                raise ValueError(f"{key.id!r} cannot be a key's id; it stands for callers without a key")
+        by_digest: dict[str, str] = {}
+        for key in keys:
+            if key.sha256 is not None and (other := by_digest.setdefault(key.sha256.lower(), key.id)) != key.id:
+                raise ValueError(f"{key.id!r} is the same key as {other!r}; expected a key of its own")
         return keys
 
 
