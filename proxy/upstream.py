@@ -1,4 +1,4 @@
-"""The only file that speaks HTTP to providers: one pooled aiohttp session per worker.
+"""The only way to providers: HTTP/1.1 on kept-alive connections, one pool per worker.
 
 What can go wrong on the way becomes an `UpstreamError` with its class; statuses are not judged here.
 """
@@ -6,143 +6,99 @@ What can go wrong on the way becomes an `UpstreamError` with its class; statuses
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import ssl
+from collections.abc import Iterable
 
-import aiohttp
-import yarl
-
-from proxy.errors import ProxyError
 from proxy.providers.endpoint import Endpoint
-from proxy.routing.outcome import Fault
+from proxy.wire.answer import Answer
+from proxy.wire.dialing import Dialer, verifying_context
+from proxy.wire.errors import ClosedEarlyError, UpstreamError
+from proxy.wire.origin import Origin
+from proxy.wire.request import Prepared, address_of, fixed_lines, lines
 
-_DNS_CACHE_SECONDS = 30
-_KEEPALIVE_SECONDS = 15.0
-_MAX_ANSWER_BYTES = 64 * 1024 * 1024
+__all__ = ["Answer", "Prepared", "Upstream", "UpstreamError"]
+
 _QUICK_RETRY_SECONDS = 1.0
-
-
-class UpstreamError(ProxyError):
-    """No usable answer came; `fault` says at which stage."""
-
-    def __init__(self, fault: Fault, message: str) -> None:
-        super().__init__(message)
-        self.fault = fault
-
-
-_STAGES: tuple[tuple[type[BaseException], Fault, str], ...] = (
-    (aiohttp.ClientConnectorDNSError, Fault.DNS, "the host's name does not resolve"),
-    (aiohttp.ClientSSLError, Fault.TLS, "no TLS connection"),
-    (aiohttp.ServerFingerprintMismatch, Fault.TLS, "no TLS connection"),
-    (aiohttp.ConnectionTimeoutError, Fault.NETWORK, "the connection was not accepted in time"),
-    (aiohttp.ClientConnectorError, Fault.NETWORK, "no connection"),
-    (aiohttp.ClientPayloadError, Fault.NETWORK, "the answer was cut"),
-    (aiohttp.ServerDisconnectedError, Fault.NETWORK, "the connection was closed before an answer"),
-    (aiohttp.ClientResponseError, Fault.MALFORMED, "the answer is not HTTP"),
-    (aiohttp.ClientError, Fault.NETWORK, "the connection failed"),
-    (OSError, Fault.NETWORK, "the connection failed"),
-)
-_TRANSPORT = (aiohttp.ClientError, OSError)
-
-
-def _error(error: BaseException) -> UpstreamError:
-    fault, what = next((fault, what) for kind, fault, what in _STAGES if isinstance(error, kind))
-    return UpstreamError(fault, f"{what}: {error}" if str(error) else what)
-
-
-class Answer:
-    """A provider's answer whose headers have come. Whoever holds it must `close` it, or read it to its end."""
-
-    __slots__ = ("_response", "headers", "status")
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
-
-    async def read(self) -> bytes:
-        """The rest of the body. UpstreamError if it is cut or too large."""
-        parts: list[bytes] = []
-        size = 0
-        while part := await self.read_some():
-            parts.append(part)
-            size += len(part)
-            if size > _MAX_ANSWER_BYTES:
-                self.close()
-                raise UpstreamError(Fault.MALFORMED, f"the answer is larger than {_MAX_ANSWER_BYTES} bytes")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    async def read_some(self) -> bytes:
-        """What has come since, at least a byte; empty at the end. UpstreamError if the body is cut."""
-        try:
-            return await self._response.content.readany()
-        except TimeoutError:
-            raise
-        except _TRANSPORT as error:
-            raise _error(error) from error
-
-    def close(self) -> None:
-        """Closes the connection at once, unless the answer has ended, in which case the pool has it back already."""
-        self._response.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What is the same in all requests to one address with one key. To be kept by whoever sends them."""
-
-    url: yarl.URL
-    headers: dict[str, str]
+_SWEEP_SECONDS = 5.0
 
 
 class Upstream:
-    """The session. To be made inside the running event loop."""
+    """The pool. To be made inside the running event loop.
 
-    def __init__(self, connect_seconds: float) -> None:
-        connector = aiohttp.TCPConnector(
-            limit=0, ttl_dns_cache=_DNS_CACHE_SECONDS, keepalive_timeout=_KEEPALIVE_SECONDS, happy_eyeballs_delay=0.25
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds),
-            auto_decompress=True,
-        )
+    Connecting, DNS and TLS included, may take `connect_seconds`. `tls` verifies the providers; None: against the
+    system's authorities.
+    """
+
+    def __init__(self, connect_seconds: float, tls: ssl.SSLContext | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._dialer = Dialer(connect_seconds)
+        self._tls = tls
+        self._origins: dict[tuple[bool, str, int], Origin] = {}
+        self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
         self._targets: dict[str, tuple[Prepared, Prepared]] = {}
 
     async def close(self) -> None:
         """Closes every connection."""
-        await self._session.close()
+        self._sweeper.cancel()
+        await self._dialer.close()
+        for origin in self._origins.values():
+            await origin.close()
+
+    @property
+    def connections(self) -> int:
+        """How many are open, idle or not."""
+        return sum(len(origin.open) for origin in self._origins.values())
 
     def prepare(self, url: str, headers: Iterable[tuple[str, str]]) -> Prepared:
         """Does once what needs to be done once. `headers` come after `accept`, `accept-encoding`, `content-type` (JSON)
-        and `user-agent`, and replace those of the same lower-case name. ValueError if a header or the URL is none."""
-        fixed = {
-            "accept": "*/*",
-            "accept-encoding": "identity",
-            "content-type": "application/json",
-            "user-agent": "llm-proxy",
-        }
-        return Prepared(yarl.URL(url), fixed | dict(headers))
+        and `user-agent`, and replace those of the same name. ValueError if a header or the URL is none."""
+        address = address_of(url)
+        key = (address.tls, address.host, address.port)
+        origin = self._origins.get(key)
+        if origin is None:
+            if address.tls and self._tls is None:
+                self._tls = verifying_context()
+            origin = self._origins[key] = Origin(address.host, address.port, self._tls if address.tls else None)
+        return Prepared(origin, address.target.encode("ascii"), fixed_lines(address, headers))
 
     async def post(self, request: Prepared, headers: Iterable[tuple[str, str]], body: bytes) -> Answer:
         """Sends `body` with `headers` beside the prepared ones; returns when the answer's headers have come.
 
-        UpstreamError, or TimeoutError of the caller's. A connection that was closed before any answer is replaced once
-        at once: a kept-alive one may have ended just as it was taken from the pool.
+        UpstreamError, or TimeoutError of the caller's; ValueError if a header has a line break in it. A kept-alive
+        connection that ends at once and before any answer is replaced by a new one: it may have been about to end just
+        as it was taken. Nothing else is ever sent twice.
         """
-        sent = request.headers | dict(headers)
-        began = asyncio.get_running_loop().time()
-        try:
-            return await self._send("POST", request.url, sent, body)
-        except UpstreamError as error:
-            quick = asyncio.get_running_loop().time() - began < _QUICK_RETRY_SECONDS
-            if not quick or not isinstance(error.__cause__, aiohttp.ServerDisconnectedError | ConnectionResetError):
-                raise
-        return await self._send("POST", request.url, sent, body)
+        head = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n"
+        return await self._exchange(
+            request.origin, head % (request.target, request.headers, lines(headers), len(body)), body
+        )
 
     async def get(self, request: Prepared, headers: Iterable[tuple[str, str]] = ()) -> Answer:
         """Like `post`, without a body."""
-        return await self._send("GET", request.url, request.headers | dict(headers), None)
+        head = b"GET %b HTTP/1.1\r\n%b%b\r\n" % (request.target, request.headers, lines(headers))
+        return await self._exchange(request.origin, head, b"")
+
+    async def _exchange(self, origin: Origin, head: bytes, body: bytes) -> Answer:
+        began = self._loop.time()
+        connection = origin.take(began)
+        if connection is not None:
+            answer = connection.send(head, body)
+            try:
+                await answer.begun()
+            except ClosedEarlyError:
+                if self._loop.time() - began >= _QUICK_RETRY_SECONDS:
+                    raise
+            else:
+                return answer
+        answer = (await self._dialer.dial(origin)).send(head, body)
+        await answer.begun()
+        return answer
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for origin in self._origins.values():
+            origin.sweep(now)
+        self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
     async def chat(self, endpoint: Endpoint, body: bytes, request_id: str) -> Answer:
         """Posts a chat completion."""
@@ -155,18 +111,6 @@ class Upstream:
             return answer, await answer.read()
         finally:
             answer.close()
-
-    async def _send(self, method: str, url: yarl.URL, headers: dict[str, str], body: bytes | None) -> Answer:
-        try:
-            data = None if body is None else aiohttp.BytesPayload(body)
-            request = self._session.request(method, url, data=data, headers=headers, allow_redirects=False)
-            return Answer(await request)
-        except aiohttp.ConnectionTimeoutError as error:
-            raise _error(error) from error
-        except TimeoutError:
-            raise
-        except _TRANSPORT as error:
-            raise _error(error) from error
 
     def _target(self, endpoint: Endpoint) -> tuple[Prepared, Prepared]:
         target = self._targets.get(endpoint.name)

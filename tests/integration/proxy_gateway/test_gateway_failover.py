@@ -299,6 +299,6 @@ async def test_pooled_connections_are_kept_after_streams(make_gateway: Any, ask:
     """A stream that came to its end gives its connection back, so that the next request needs no new one."""
     gateway = await make_gateway()
     await ask.stream(gateway, "one")
-    with_one = len(gateway._upstream._session.connector._conns)
+    with_one = gateway._upstream.connections
     await ask.stream(gateway, "two")
-    assert with_one == len(gateway._upstream._session.connector._conns) == 1
+    assert with_one == gateway._upstream.connections == 1
