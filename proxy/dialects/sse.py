@@ -60,7 +60,8 @@ class SseParser:
     def _without_mark(self, data: bytes) -> bytes:
         """A byte order mark may stand before the first event; it may come in pieces."""
         data = b"".join((*self._parts, data))
-        self._parts, self._size = [], 0
+        self._parts.clear()
+        self._size = 0
         self._begun = not _BYTE_ORDER_MARK.startswith(data) or data == _BYTE_ORDER_MARK
         return data.removeprefix(_BYTE_ORDER_MARK) if self._begun else data
 
