@@ -70,6 +70,7 @@ def message_of(completion: Answer, call: Call, usage: Usage | None) -> Answer:
     try:
         choice = completion["choices"][0]
         said, finish = choice["message"], choice.get("finish_reason")
+        finish = finish if isinstance(finish, str) else "stop"
         content = text_blocks(said.get("content")) + text_blocks(said.get("refusal"))
         for one in said.get("tool_calls") or []:
             block = tool_block(one["id"], one["function"]["name"], one["function"].get("arguments") or "")

@@ -16,6 +16,7 @@ from proxy.dialects.sse import data_of
 
 _BLOCK_DELTA = b"event: content_block_delta"
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+_SAID = (Meaning.CONTENT, Meaning.NOTHING)
 _TEXT: dict[str, Any] = {"type": "text", "text": ""}
 
 
@@ -34,8 +35,8 @@ class MessagesEncoder:
         self._started = self._concluded = self._stopped = False
         self._blocks = 0
         """How many have been begun."""
-        self._tools = 0
-        """How many of them were tool calls."""
+        self._tools: set[int] = set()
+        """The numbers of the tool calls among them."""
         self._open: str | None = None
         """The type of the block that has not ended."""
         self._tool: int | None = None
@@ -50,23 +51,20 @@ class MessagesEncoder:
         if event.startswith(_BLOCK_DELTA):
             return
         self._note(delta)
-        data = data_of(event)
-        said = orjson.loads(data) if data and delta.meaning is not Meaning.MALFORMED else None
-        match said:
+        data = data_of(event) if delta.meaning in _SAID else None
+        match orjson.loads(data) if data else None:
             case {"type": "message_start", "message": {"id": str(identity)}}:
                 self._started, self._id = True, identity
             case {"type": "content_block_start", "content_block": {"type": str(kind)}}:
                 self._blocks += 1
                 self._open = kind
                 if kind == "tool_use":
-                    self._tool = self._tools
-                    self._tools += 1
+                    self._tool = len(self._tools)
+                    self._tools.add(self._tool)
             case {"type": "content_block_stop"}:
                 self._open = self._tool = None
             case {"type": "message_delta", "delta": {"stop_reason": str(_)}}:
                 self._concluded = True
-            case {"type": "message_stop"}:
-                self._stopped = True
 
     def encode(self, delta: Delta) -> bytes:
         """The events that say it; a ping for what this dialect cannot say, so that the caller sees that we live."""
@@ -131,9 +129,9 @@ class MessagesEncoder:
         return begun + self._delta({"type": "text_delta", "text": text})
 
     def _use(self, part: ToolDelta) -> bytes:
-        if self._tool is None and part.index >= self._tools:
+        if self._tool is None and part.index not in self._tools:
             self._tool = part.index
-            self._tools = part.index + 1
+            self._tools.add(part.index)
             identity = part.id or f"toolu_{self._call.id}_{part.index}"
             begun = self._begin({"type": "tool_use", "id": identity, "name": part.name or "", "input": {}})
         elif self._tool == part.index:
