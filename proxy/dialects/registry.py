@@ -6,12 +6,16 @@ from collections.abc import Mapping
 
 from proxy.call import Operation
 from proxy.dialects import chat, completions, embeddings
+from proxy.dialects.anthropic import translations as anthropic
 from proxy.dialects.contract import Dialect, Translation
 
 _TRANSLATIONS: Mapping[tuple[Operation, Dialect], Translation] = {
     (Operation.CHAT, Dialect.OPENAI): chat.ToOpenAI(),
     (Operation.COMPLETIONS, Dialect.OPENAI): completions.ToOpenAI(),
     (Operation.EMBEDDINGS, Dialect.OPENAI): embeddings.ToOpenAI(),
+    (Operation.MESSAGES, Dialect.OPENAI): anthropic.MessagesAtOpenAI(),
+    (Operation.CHAT, Dialect.ANTHROPIC): anthropic.ChatAtAnthropic(),
+    (Operation.MESSAGES, Dialect.ANTHROPIC): anthropic.MessagesAtAnthropic(),
 }
 
 
