@@ -1,28 +1,24 @@
-"""The HTTP face of one worker: a plain ASGI callable with its routes in a table."""
+"""The HTTP face of one worker: what every request goes through, with its routes in a table."""
 
 from __future__ import annotations
 
-import asyncio
+import itertools
+import os
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from proxy import faults, metrics
 from proxy.auth import Doorman
+from proxy.call import Account
 from proxy.clock import Clock
+from proxy.connection import Bounds
+from proxy.eager import in_task
 from proxy.endpoints import caching, completions, figures, health, steering
 from proxy.endpoints.route import Route, RouteTable, Services
 from proxy.errors import ApiError
-from proxy.exchange import (
-    ON_DISCONNECT,
-    Exchange,
-    GatewayReply,
-    Headers,
-    Receive,
-    Request,
-    Scope,
-    Send,
-    envelope,
-)
+from proxy.exchange import Exchange, GatewayReply, Headers, Request, envelope, header_lines
 from proxy.gateway import Gateway
 from proxy.health import LATENCY, LATENCY_BUCKETS, Health
 from proxy.logs import LogWriter
@@ -37,10 +33,21 @@ _SECURITY: Headers = [
 ]
 _ENDPOINTS = (completions, health, figures, caching, steering)
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+_WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """Where requests of one method, route and status are counted."""
+
+    number: metrics.CounterSeries
+    durations: metrics.HistogramSeries
 
 
 class App:
-    """The ASGI callable. `draining` and `started` are set by the worker."""
+    """Answers exchanges. `draining` is set by the worker."""
 
     def __init__(
         self, settings: Settings, gateway: Gateway, measured: metrics.Metrics, log: LogWriter, clock: Clock
@@ -48,72 +55,86 @@ class App:
         self.draining = False
         self.in_flight = 0
         self.health = Health(settings, gateway, clock, measured.directory)
-        self._settings = settings
+        self.bounds = Bounds(
+            head_bytes=int(settings.limits.max_header_kb * 1024),
+            body_bytes=int(settings.max_body_mb * 1024 * 1024),
+            head_seconds=settings.limits.header_timeout,
+            body_seconds=settings.limits.body_timeout,
+        )
+        self._max_in_flight = settings.max_in_flight
         self._log = log
+        self._logs_requests = settings.log.level in ("debug", "info")
         self._clock = clock
-        self._doorman = Doorman(settings.auth, measured)
-        self._max_body = int(settings.max_body_mb * 1024 * 1024)
+        self._doorman = Doorman(settings.auth, measured, clock)
         self._requests = measured.counter("http_requests_total", "Requests answered.", ("method", "route", "status"))
         self._durations = measured.histogram(LATENCY, "Until the last byte.", LATENCY_BUCKETS, ("route",))
         self._in_flight = measured.gauge("http_requests_in_flight", "Requests being answered.")
         self._lost = measured.counter("http_clients_gone_total", "Requests whose client went away early.", ("route",))
+        self._tallies: dict[tuple[str, str, int], _Tally] = {}
         services = Services(settings, gateway, self.health, measured.directory, lambda: self.draining)
         routes = [route for kind in _ENDPOINTS for route in kind.routes(services)]
         if settings.faults:
             routes.append(Route("POST", "/debug/fault", faults.inject, "admin"))
         self._routes = RouteTable(routes)
+        self._id_prefix = os.urandom(6).hex()
+        self._ids = itertools.count(int.from_bytes(os.urandom(3)))
+        self._security = header_lines(_SECURITY)
+        self._common = self._security + self._date()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request; every error becomes an envelope here, and nowhere else."""
-        if scope["type"] != "http":
-            raise ValueError(f"only HTTP is served, not {scope['type']!r}")
-        exchange = Exchange(scope, send, self._clock.monotonic())
+    def tick(self) -> None:
+        """Once a second: what does not change from request to request, and the figures of health."""
+        self._common = self._security + self._date()
+        self.health.tick()
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Answers one request; every error becomes OpenAI's envelope here, and nowhere else."""
+        exchange.began = self._clock.monotonic()
+        given = exchange.headers.get("x-request-id")
+        if given is not None and 0 < len(given) <= 64 and _ID_CHARACTERS.issuperset(given):
+            exchange.id = given
+        else:
+            exchange.id = f"{self._id_prefix}{next(self._ids):08x}"
         self.in_flight += 1
         self._in_flight.set(self.in_flight)
-        task = asyncio.current_task()
-        assert task is not None
-        scope[ON_DISCONNECT] = exchange.client_gone(task)
+        account: Account | None = None
         try:
-            await self._answer(exchange, receive)
-        except asyncio.CancelledError:
-            if not exchange.gone:
-                raise
-            self._lost.inc(exchange.label)
-        except Exception as error:
-            self._log.write(
-                "error",
-                "unexpected error",
-                request_id=exchange.id,
-                route=exchange.label,
-                exception="".join(traceback.format_exception(error)),
-            )
-            failure = ApiError(500, "The proxy met an unexpected error.", type="server_error", code="internal_error")
-            if exchange.status == 0:
-                await self._send(exchange, envelope(failure, exchange.path, exchange.id))
+            try:
+                reply = await self._answer(exchange)
+            except ApiError as error:
+                reply = envelope(error, exchange.path, exchange.id)
+            account = reply.account
+            body = reply.body
+            if isinstance(body, bytes):
+                exchange.send_whole(reply.status, self._fields(exchange, reply.headers), body)
             else:
+                await self._stream(exchange, reply.status, self._fields(exchange, reply.headers), body)
+        except BaseException as error:
+            self._fail(exchange, error)
+            if not exchange.gone and not isinstance(error, Exception):
                 raise
         finally:
             self.in_flight -= 1
             self._in_flight.set(self.in_flight)
-            self._account(exchange)
+            self._account(exchange, account)
+            exchange.end()
 
-    async def _answer(self, exchange: Exchange, receive: Receive) -> None:
-        try:
-            route, argument = self._routes.find(exchange.method, exchange.path)
-            exchange.label = route.path
-            headers = exchange.headers
-            caller = None if route.needs is None else self._doorman.admit(headers, exchange.peer, route.needs)
-            exchange.caller = caller
-            if route.bounded:
-                self._check_room()
-            body = await self._body(headers, receive) if exchange.method not in ("GET", "HEAD") else b""
-            reply = await route.handler(Request(headers, caller, exchange.id, argument, body))
-        except ApiError as error:
-            reply = envelope(error, exchange.path, exchange.id)
-        await self._send(exchange, reply)
+    async def _answer(self, exchange: Exchange) -> GatewayReply:
+        if exchange.fault is not None and not exchange.method:
+            raise exchange.fault
+        method, headers = exchange.method, exchange.headers
+        route, argument = self._routes.find(method, exchange.path)
+        exchange.label = route.path
+        caller = None if route.needs is None else self._doorman.admit(exchange, route.needs)
+        exchange.caller = caller
+        if route.bounded:
+            self._check_room()
+        body = b"" if method in ("GET", "HEAD") else await exchange.body()
+        if not route.immediate:
+            await in_task()
+        return await route.handler(Request(headers, caller, exchange.id, argument, body, exchange.query))
 
     def _check_room(self) -> None:
-        if self.in_flight > self._settings.max_in_flight:
+        if self.in_flight > self._max_in_flight:
             raise ApiError(
                 503,
                 "The proxy has as many requests in hand as it may; try again in a moment.",
@@ -122,61 +143,76 @@ class App:
                 headers=((b"retry-after", b"1"),),
             )
 
-    async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
-        limit = self._max_body
-        declared = headers.get("content-length", "")
-        parts: list[bytes] = []
-        size = int(declared) if declared.isdigit() and int(declared) > limit else 0
-        while size <= limit:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise asyncio.CancelledError
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if not message.get("more_body", False):
-                return parts[0] if len(parts) == 1 else b"".join(parts)
-        raise ApiError(
-            413,
-            f"The body is larger than {self._settings.max_body_mb:g} MB.",
-            code="request_too_large",
-            headers=((b"connection", b"close"),),
+    def _fields(self, exchange: Exchange, headers: Headers) -> bytes:
+        """The header lines of an answer."""
+        if self.draining:
+            exchange.keep_alive = False
+        milliseconds = (self._clock.monotonic() - exchange.began) * 1000
+        return b"%b%bx-request-id: %b\r\nx-response-time: %.1f\r\n" % (
+            header_lines(headers),
+            self._common,
+            exchange.id.encode(),
+            milliseconds,
         )
 
-    async def _send(self, exchange: Exchange, reply: GatewayReply) -> None:
-        body = reply.body
-        headers = [*reply.headers, *_SECURITY, (b"x-request-id", exchange.id.encode())]
-        headers.append((b"x-response-time", b"%.1f" % ((self._clock.monotonic() - exchange.began) * 1000)))
-        if isinstance(body, bytes):
-            headers.append((b"content-length", b"%d" % len(body)))
-        if self.draining:
-            headers.append((b"connection", b"close"))
-        exchange.status = reply.status
-        if isinstance(body, bytes):
-            await exchange.send_whole(reply.status, headers, body)
-            return
-        await exchange.send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    async def _stream(self, exchange: Exchange, status: int, fields: bytes, chunks: AsyncIterator[bytes]) -> None:
+        exchange.start_stream(status, fields)
+        line = exchange.line
         try:
-            async for chunk in body:
-                await exchange.send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await exchange.send({"type": "http.response.body", "body": b""})
+            async for chunk in chunks:
+                exchange.write(chunk)
+                if line.congested:
+                    await line.drained()
+            exchange.end_stream()
         finally:
-            close = getattr(body, "aclose", None)
+            close = getattr(chunks, "aclose", None)
             if close is not None:
                 await close()
 
-    def _account(self, exchange: Exchange) -> None:
+    def _fail(self, exchange: Exchange, error: BaseException) -> None:
+        """The client has gone, the worker ends, or we have a bug: tells it if nothing has been told yet, else cuts the
+        answer."""
+        if exchange.gone:
+            self._lost.inc(exchange.label)
+            return
+        told = ApiError(503, "The worker ends.", type="server_error", code="shutting_down")
+        if isinstance(error, Exception):
+            told = ApiError(500, "The proxy met an unexpected error.", type="server_error", code="internal_error")
+            what = "".join(traceback.format_exception(error))
+            self._log.write("error", "unexpected error", request_id=exchange.id, route=exchange.label, exception=what)
+        if exchange.status:
+            exchange.cut()
+            return
+        reply = envelope(told, exchange.path, exchange.id)
+        assert isinstance(reply.body, bytes)
+        exchange.send_whole(reply.status, self._fields(exchange, reply.headers), reply.body)
+
+    def _date(self) -> bytes:
+        """The `date` line (RFC 9110, section 5.6.7)."""
+        at = time.gmtime(self._clock.wall())
+        day = f"{_WEEKDAYS[at.tm_wday]}, {at.tm_mday:02} {_MONTHS[at.tm_mon - 1]} {at.tm_year}"
+        return f"date: {day} {at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} GMT\r\n".encode()
+
+    def _account(self, exchange: Exchange, account: Account | None) -> None:
         seconds = self._clock.monotonic() - exchange.began
-        status = "499" if exchange.gone and exchange.status < 400 else str(exchange.status or 500)
+        status = 499 if exchange.gone and exchange.status < 400 else exchange.status or 500
         method = exchange.method if exchange.method in _METHODS else "other"
-        self._requests.inc(method, exchange.label, status)
-        self._durations.observe(seconds, exchange.label)
-        self._log.write(
-            "info",
-            "request",
-            request_id=exchange.id,
-            method=method,
-            path=exchange.path[:200],
-            status=int(status),
-            response_time_ms=round(seconds * 1000, 3),
-            caller=exchange.caller.id if exchange.caller else None,
-        )
+        counted = (method, exchange.label, status)
+        tally = self._tallies.get(counted)
+        if tally is None:
+            tally = self._tallies[counted] = _Tally(
+                self._requests.at(method, exchange.label, str(status)), self._durations.at(exchange.label)
+            )
+        tally.number.inc()
+        tally.durations.observe(seconds)
+        if self._logs_requests:
+            self._log.write(
+                "info",
+                "request",
+                request_id=exchange.id,
+                method=method,
+                path=exchange.path[:200],
+                status=status,
+                response_time_ms=round(seconds * 1000, 3),
+                caller=exchange.caller.id if exchange.caller else None,
+            )

@@ -1,10 +1,9 @@
-"""One HTTP exchange: what a handler is given, what it answers, and how far the answer has come."""
+"""One HTTP exchange: how far its request has come, and how far its answer; what a handler is given, what it answers."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,25 +12,42 @@ import orjson
 from proxy.auth import Caller
 from proxy.call import Account
 from proxy.dialects.anthropic.errors import error_body
+from proxy.eager import in_task
 from proxy.errors import ApiError
 
 Headers = list[tuple[bytes, bytes]]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-ON_DISCONNECT = "llm_proxy.on_disconnect"
-"""Key of the ASGI scope under which a request leaves what the server calls when the client goes away early."""
-
-WHOLE_ANSWER = "llm_proxy.whole_answer"
-"""Key of the ASGI scope under which our server offers `SendWhole`; another server need not."""
-
-SendWhole = Callable[[int, Headers, bytes], Awaitable[None]]
-"""Sends status, headers (with the content-length) and body at once. ValueError for a header with a line break in it."""
 
 _JSON = (b"content-type", b"application/json")
 _MESSAGES = "/v1/messages"
-_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+_REASONS = {
+    200: b"OK",
+    201: b"Created",
+    202: b"Accepted",
+    204: b"No Content",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    402: b"Payment Required",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    409: b"Conflict",
+    413: b"Content Too Large",
+    415: b"Unsupported Media Type",
+    422: b"Unprocessable Content",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+}
+_STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"")) for status in range(200, 1000)}
+_BODILESS = frozenset((204, 304))
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_SMALL_REST = 64 * 1024
+"""The rest of a body that nobody wants is read and forgotten up to this declared length; else the connection ends."""
 
 
 class GatewayReply(Protocol):
@@ -55,64 +71,238 @@ class Plain:
 
 @dataclass(slots=True)
 class Request:
-    """One request, as handlers see it. `argument` is the variable part of the path."""
+    """One request, as handlers see it. `argument` is the variable part of the path, `query` what follows its `?`."""
 
     headers: dict[str, str]
     caller: Caller | None
     id: str
     argument: str
     body: bytes
+    query: str = ""
 
 
 Handler = Callable[[Request], Awaitable[GatewayReply]]
 
 
+class Line(Protocol):
+    """What an exchange needs of its connection."""
+
+    transport: asyncio.Transport
+    congested: bool
+    """Whether the client takes less than it is sent, so that a stream should wait for `drained`."""
+
+    async def drained(self) -> None:
+        """Waits until it is congested no more."""
+        ...
+
+    def ended(self, exchange: Exchange) -> None:
+        """The exchange has had all that it will get."""
+        ...
+
+
 class Exchange:
-    """One request and how far its answer has come."""
+    """One request and how far its answer has come. Made by the connection, answered by the app.
+
+    The app sets what it learns: `began`, `id`, `label`, `caller`. `fault` is what is wrong with the request itself.
+    """
 
     __slots__ = (
+        "_arrival",
+        "_chunked",
+        "_head",
+        "_parts",
+        "arrived",
         "began",
         "caller",
+        "complete",
+        "continues",
+        "declared",
+        "fault",
         "gone",
         "headers",
         "id",
+        "keep_alive",
         "label",
+        "line",
         "method",
+        "modern",
         "path",
         "peer",
-        "send",
-        "send_whole",
+        "query",
+        "size",
         "status",
+        "task",
     )
 
-    def __init__(self, scope: Scope, send: Send, began: float) -> None:
-        self.began = began
-        self.send = send
-        self.send_whole: SendWhole = scope.get(WHOLE_ANSWER) or self._send_in_two
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        client = scope.get("client")
-        self.peer: str | None = client[0] if client else None
-        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        given = self.headers.get("x-request-id", "")
-        self.id = given if 0 < len(given) <= 64 and _ID_CHARACTERS.issuperset(given) else os.urandom(8).hex()
+    def __init__(
+        self,
+        line: Line,
+        peer: str | None,
+        method: str,
+        path: str,
+        query: str,
+        headers: dict[str, str],
+        *,
+        modern: bool,
+        keep_alive: bool,
+        fault: ApiError | None = None,
+    ) -> None:
+        """`modern`: HTTP/1.1, so that its answer may come in chunks."""
+        self.line = line
+        self.peer = peer
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.modern = modern
+        self.keep_alive = keep_alive
+        self.fault = fault
+        self.declared = 0
+        """Length of the body as the client declared it; 0 when it did not."""
+        self.continues = False
+        """Whether the client waits for `100 Continue` before it sends its body."""
+        self.arrived = False
+        """Whether the whole request has come."""
+        self.size = 0
+        self._parts: list[bytes] | None = None
+        self._arrival: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.began = 0.0
+        self.id = ""
         self.label = "other"
         self.caller: Caller | None = None
         self.status = 0
+        """0 until an answer has begun."""
+        self.complete = False
+        """Whether the whole answer has been sent."""
         self.gone = False
+        """Whether the client went away before that."""
+        self._head: bytes | None = None
+        self._chunked = False
 
-    async def _send_in_two(self, status: int, headers: Headers, body: bytes) -> None:
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
-        await self.send({"type": "http.response.body", "body": body})
+    # The request, as the connection brings it
 
-    def client_gone(self, task: asyncio.Task[Any]) -> Callable[[], None]:
-        """What to call when the client goes away: cancels the work, so that the upstream is closed at once."""
+    def take(self, data: bytes) -> None:
+        """A part of the body has come."""
+        self.size += len(data)
+        if self._parts is None:
+            self._parts = [data]
+        else:
+            self._parts.append(data)
 
-        def gone() -> None:
-            self.gone = True
-            task.cancel()
+    def arrive(self) -> None:
+        """The request is whole."""
+        self.arrived = True
+        self._wake()
 
-        return gone
+    def fail(self, fault: ApiError) -> None:
+        """The rest of the request will not come, or not count; whoever waits for it is told why."""
+        self.fault = self.fault or fault
+        self.keep_alive = False
+        self._parts = None
+        self._wake()
+
+    def leave(self) -> None:
+        """The client has gone: the work is cancelled, so that the upstream is closed at once."""
+        self.gone = True
+        if self.task is not None:
+            self.task.cancel()
+
+    @property
+    def waits_for_body(self) -> bool:
+        """Whether the app cannot go on before more of the body has come."""
+        return self._arrival is not None
+
+    def _wake(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    async def body(self) -> bytes:
+        """The whole body. ApiError when it is too large, too late, or no HTTP."""
+        if not self.arrived and self.fault is None:
+            await in_task()
+            if self.continues:
+                self.continues = False
+                self.line.transport.write(_CONTINUE)
+            self._arrival = asyncio.get_running_loop().create_future()
+            try:
+                await self._arrival
+            finally:
+                self._arrival = None
+        if self.fault is not None:
+            raise self.fault
+        parts, self._parts = self._parts, None
+        return b"" if parts is None else parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # The answer, as the app gives it
+
+    def send_whole(self, status: int, fields: bytes, body: bytes) -> None:
+        """Sends a whole answer in one write. `fields` are `header_lines`, without length and connection."""
+        begin = _STATUS_LINES[status]
+        self.status = status
+        self.complete = True
+        transport = self.line.transport
+        if transport.is_closing():
+            return
+        end = b"\r\n" if self._keeps() else b"connection: close\r\n\r\n"
+        if status in _BODILESS:
+            transport.write(b"%b%b%b" % (begin, fields, end))
+            return
+        shown = b"" if self.method == "HEAD" else body
+        transport.write(b"%b%bcontent-length: %d\r\n%b%b" % (begin, fields, len(body), end, shown))
+
+    def start_stream(self, status: int, fields: bytes) -> None:
+        """Begins an answer whose length is unknown. Its head is sent along with the first chunk."""
+        begin = _STATUS_LINES[status]
+        self._chunked = self.modern
+        if not self.modern:
+            self.keep_alive = False
+        coding = b"transfer-encoding: chunked\r\n" if self._chunked else b""
+        end = b"\r\n" if self._keeps() else b"connection: close\r\n\r\n"
+        self._head = b"%b%b%b%b" % (begin, fields, coding, end)
+        self.status = status
+
+    def write(self, chunk: bytes) -> None:
+        """One chunk of a stream in one write; an empty one is none. While the line is congested, wait before more."""
+        if chunk and self.method != "HEAD":
+            self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
+
+    def end_stream(self) -> None:
+        """The stream is whole."""
+        self._write(b"0\r\n\r\n" if self._chunked and self.method != "HEAD" else b"")
+        self.complete = True
+
+    def _write(self, data: bytes) -> None:
+        if self._head is not None:
+            data, self._head = self._head + data, None
+        transport = self.line.transport
+        if data and not transport.is_closing():
+            transport.write(data)
+
+    def _keeps(self) -> bool:
+        """Decides with the answer's head whether the connection goes on: not when too much of the request is to come,
+        nor when it may never come."""
+        if not self.arrived and (self.continues or not 0 < self.declared <= _SMALL_REST):
+            self.keep_alive = False
+        return self.keep_alive
+
+    def cut(self) -> None:
+        """Ends an answer that cannot be completed, so that the client sees that it is cut."""
+        self.keep_alive = False
+        if self.status and not self.complete and not self.modern:
+            self.line.transport.abort()
+
+    def end(self) -> None:
+        """Nothing more will be done for this exchange."""
+        self.line.ended(self)
+
+
+def header_lines(headers: Headers) -> bytes:
+    """The lines of these headers. ValueError if a line break in one of them would make more lines."""
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+    if not lines.count(b"\n") == lines.count(b"\r") == len(headers):
+        raise ValueError("a header holds a line break")
+    return lines
 
 
 def json_object(body: bytes) -> dict[str, Any]:

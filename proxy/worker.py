@@ -1,4 +1,4 @@
-"""One worker process: uvicorn on the shared socket, a private control socket, and an end that breaks no request."""
+"""One worker process: the server on the shared socket, a private control socket, and an end that breaks no request."""
 
 from __future__ import annotations
 
@@ -9,29 +9,22 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
 import uvloop
 
 from proxy import memory
 from proxy.app import App
 from proxy.clock import Clock, SystemClock
-from proxy.connection import Connection
 from proxy.control import Answer, Call, ControlServer, Document, not_found
 from proxy.gateway import Gateway
 from proxy.logs import LogWriter, bridge_logging
 from proxy.metrics import Metrics
+from proxy.server import Server
 from proxy.settings import Settings
 
-_KEEP_ALIVE_SECONDS = 75
-_IDLE_GRACE_SECONDS = 3.0
-"""A draining worker closes a connection only after it was idle for so long. A client that sends its next request
-before that is answered, and the answer says `connection: close`; closing at once would meet it with a
-reset. A client on a machine under load has been seen to take 1.5 s from one request to the next."""
-_DRAIN_POLL_SECONDS = 0.05
+_TICK_SECONDS = 1.0
 _DRAIN_MARGIN_SECONDS = 1.0
 """The worker ends what has not finished so much before the master would kill it."""
 
@@ -62,71 +55,6 @@ def run(order_fd: int) -> int:
     return 0
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server with our signals, ticks and end."""
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        app: App,
-        clock: Clock,
-        drain_seconds: float,
-        on_started: Callable[[], None],
-    ) -> None:
-        super().__init__(config)
-        self._on_started = on_started
-        self.loop_lag_seconds = 0.0
-        self._app = app
-        self._clock = clock
-        self._drain_seconds = drain_seconds
-        self._ordered = asyncio.Event()
-
-    def drain(self) -> None:
-        """Begins the end: no new connections, requests in hand are finished."""
-        self._app.draining = True
-        self._ordered.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are the worker's own business."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tells that it serves only once it does."""
-        await super().startup(sockets)
-        self._on_started()
-
-    async def main_loop(self) -> None:
-        """Ticks once a second (date header, figures, lag of the loop) until the order to drain."""
-        while not self._ordered.is_set():
-            await self.on_tick(0)
-            self._app.health.tick()
-            began = self._clock.monotonic()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self._ordered.wait()
-            self.loop_lag_seconds = max(0.0, self._clock.monotonic() - began - 1.0)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stops accepting, finishes what is in hand, closes idle connections, and after the limit cancels the rest."""
-        for server in self.servers:
-            server.close()
-        for sock in sockets or []:
-            sock.close()
-        began = self._clock.monotonic()
-        while connections := list(self.server_state.connections):
-            waited = self._clock.monotonic() - began
-            if waited >= self._drain_seconds:
-                for task in list(self.server_state.tasks):
-                    task.cancel()
-                break
-            for connection in connections:
-                if isinstance(connection, Connection) and connection.idle_seconds() >= _IDLE_GRACE_SECONDS:
-                    connection.transport.close()
-            await asyncio.sleep(_DRAIN_POLL_SECONDS)
-        await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
-
-
 class Worker:
     """Puts one worker together."""
 
@@ -140,25 +68,14 @@ class Worker:
         bridge_logging(self._log, settings.log)
         self._gateway = Gateway(settings, self._metrics, clock)
         self._app = App(settings, self._gateway, self._metrics, self._log, clock)
-        config = uvicorn.Config(
-            self._app,
-            http=Connection,
-            ws="none",
-            loop="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        )
-        drain = max(0.0, settings.recycle.drain_timeout - _DRAIN_MARGIN_SECONDS)
-        self._server = Server(config, self._app, clock, drain, self._tell_ready)
+        self._server = Server(self._app, self._app.bounds)
+        self._ordered = asyncio.Event()
+        self._loop_lag_seconds = 0.0
 
     async def serve(self) -> None:
         """Serves until drained: by SIGTERM, by the control socket, or because the master is gone."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._server.drain)
+        loop.add_signal_handler(signal.SIGTERM, self._drain)
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         loop.add_reader(self._order.life_fd, self._master_gone)
         listener = socket.socket(fileno=self._order.listen_fd)
@@ -166,13 +83,32 @@ class Worker:
         await self._gateway.start()
         try:
             await control.start()
-            await self._server.serve(sockets=[listener])
+            await self._server.start(listener)
+            self._tell_ready()
+            await self._tick()
+            await self._server.drain(max(0.0, self._settings.recycle.drain_timeout - _DRAIN_MARGIN_SECONDS))
         finally:
             await control.close()
             await self._gateway.close()
             loop.remove_reader(self._order.life_fd)
+            listener.close()
             self._metrics.close()
             self._log.close()
+
+    async def _tick(self) -> None:
+        """Once a second until the order to drain: the date, the figures, and how late the loop is."""
+        while not self._ordered.is_set():
+            self._app.tick()
+            began = self._clock.monotonic()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_SECONDS):
+                    await self._ordered.wait()
+            self._loop_lag_seconds = max(0.0, self._clock.monotonic() - began - _TICK_SECONDS)
+
+    def _drain(self) -> None:
+        """Begins the end: no new connections, requests in hand are finished."""
+        self._app.draining = True
+        self._ordered.set()
 
     def _tell_ready(self) -> None:
         os.write(self._order.ready_fd, b"1")
@@ -182,7 +118,7 @@ class Worker:
     def _master_gone(self) -> None:
         asyncio.get_running_loop().remove_reader(self._order.life_fd)
         self._log.write("warning", "the master is gone; draining", slot=self._order.slot)
-        self._server.drain()
+        self._drain()
 
     async def _route(self, call: Call) -> Answer:
         match call.method, *call.path:
@@ -195,7 +131,7 @@ class Worker:
             case "GET", "stacks":
                 return Answer(200, {"text": memory.stacks()})
             case "POST", "drain":
-                self._server.drain()
+                self._drain()
                 return Answer(202, {"draining": True})
             case _:
                 return not_found(call)
@@ -209,5 +145,5 @@ class Worker:
             "uptime_seconds": self._app.health.uptime(),
             "in_flight": self._app.in_flight,
             "draining": self._app.draining,
-            "loop_lag_ms": round(self._server.loop_lag_seconds * 1000, 3),
+            "loop_lag_ms": round(self._loop_lag_seconds * 1000, 3),
         }

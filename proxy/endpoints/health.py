@@ -35,11 +35,11 @@ def routes(services: Services) -> list[Route]:
         return document(gateway.cache_health())
 
     return [
-        Route("GET", "/health", summary),
-        Route("GET", "/health/live", live),
-        Route("GET", "/health/ready", ready),
-        Route("GET", "/health/quick", quick),
-        Route("GET", "/health/detailed", detailed),
-        Route("GET", "/health/providers", providers),
-        Route("GET", "/health/cache", cache),
+        Route("GET", "/health", summary, immediate=True),
+        Route("GET", "/health/live", live, immediate=True),
+        Route("GET", "/health/ready", ready, immediate=True),
+        Route("GET", "/health/quick", quick, immediate=True),
+        Route("GET", "/health/detailed", detailed, immediate=True),
+        Route("GET", "/health/providers", providers, immediate=True),
+        Route("GET", "/health/cache", cache, immediate=True),
     ]

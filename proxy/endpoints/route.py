@@ -25,6 +25,8 @@ class Route:
     """The role that it takes; None: everybody."""
     bounded: bool = False
     """Whether it counts towards `max_in_flight` and the caller's rate limit."""
+    immediate: bool = False
+    """Whether its handler never waits, or awaits `eager.in_task` before it does; then it is not given a task first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
-"""The HTTP face, driven as ASGI with a gateway of the test's own."""
+"""The HTTP face over real sockets, with a gateway of the test's own."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from proxy.app import App
 from proxy.call import Operation
 from proxy.clock import FakeClock
 from proxy.errors import ApiError
-from proxy.exchange import ON_DISCONNECT, Plain
+from proxy.exchange import Plain
 from proxy.logs import LogWriter
 from proxy.metrics import Metrics
+from proxy.server import Server
 from proxy.settings import Settings
 
 ADMIN = {"authorization": "Bearer top"}
@@ -44,6 +47,8 @@ class OwnGateway:
                 await self.release.wait()
             case b"stream":
                 return Plain(200, self.chunks(), [(b"content-type", b"text/event-stream")])
+            case b"torn":
+                return Plain(200, self.torn(), [(b"content-type", b"text/event-stream")])
             case b"refuse":
                 raise ApiError(429, "slow down", retryable=False, headers=((b"retry-after", b"3"),))
             case b"break":
@@ -57,6 +62,10 @@ class OwnGateway:
             yield b"data: 2\n\n"
         finally:
             self.closed.set()
+
+    async def torn(self) -> AsyncIterator[bytes]:
+        yield b"data: 1\n\n"
+        raise KeyError("torn")
 
     def models(self) -> dict[str, Any]:
         return {"object": "list", "data": []}
@@ -91,18 +100,24 @@ class Built:
     gateway: OwnGateway
     log: LogWriter
     log_file: Path
+    ports: dict[str, int]
+    unix: Path
+    servers: list[Server]
 
     def logged(self) -> str:
         self.log.flush()
         return self.log_file.read_text()
 
     def client(self, peer: str = "127.0.0.1") -> httpx.AsyncClient:
-        transport = httpx.ASGITransport(app=self.app, client=(peer, 5), raise_app_exceptions=False)  # type: ignore[arg-type]
-        return httpx.AsyncClient(transport=transport, base_url="http://x")
+        """A client whose connections come from `peer`; `elsewhere` is no address of this machine's loopback."""
+        if peer == "elsewhere":
+            return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(self.unix)), base_url="http://x")
+        host = f"[{peer}]" if ":" in peer else peer
+        return httpx.AsyncClient(base_url=f"http://{host}:{self.ports[peer]}")
 
 
 @pytest.fixture
-def built(tmp_path: Path) -> Iterator[Built]:
+async def built(tmp_path: Path) -> AsyncIterator[Built]:
     clock = FakeClock()
     measured = Metrics(tmp_path / "metrics", "w0")
     settings = Settings.model_validate(
@@ -123,7 +138,18 @@ def built(tmp_path: Path) -> Iterator[Built]:
     )
     log = LogWriter(settings.log, clock, 2)
     gateway = OwnGateway()
-    yield Built(App(settings, gateway, measured, log, clock), gateway, log, tmp_path / "log" / "l.log")
+    app = App(settings, gateway, measured, log, clock)
+    servers, ports = [], {}
+    with tempfile.TemporaryDirectory(prefix="lp-") as short:
+        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"), (socket.AF_UNIX, "elsewhere")):
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            listener.bind(f"{short}/s" if family == socket.AF_UNIX else (host, 0))
+            servers.append(Server(app, app.bounds))
+            await servers[-1].start(listener)
+            ports[host] = 0 if family == socket.AF_UNIX else listener.getsockname()[1]
+        yield Built(app, gateway, log, tmp_path / "log" / "l.log", ports, Path(short) / "s", servers)
+        for server in servers:
+            await server.drain(0)
     measured.close()
     log.close()
 
@@ -160,7 +186,7 @@ async def test_metrics_speak_the_scrapers_language(built: Built) -> None:
     """Prometheus' Accept header gets the text form, OpenMetrics' its own, `*/*` JSON with the guide's paths."""
     async with built.client() as http:
         await http.get("/scanner/../../etc/passwd")
-        await http.request("BREW", "/v1/models")
+        await http.request("PURGE", "/v1/models")
         await http.get("/v1/models")
         text = await http.get("/metrics", headers={"accept": "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"})
         opened = await http.get("/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0,text/plain"})
@@ -186,15 +212,15 @@ async def test_metrics_speak_the_scrapers_language(built: Built) -> None:
         ("POST", "/health", {}, "127.0.0.1", 405, "method_not_allowed"),
         ("GET", "/v1/models", {}, "127.0.0.1", 200, None),
         ("GET", "/v1/models", {}, "::1", 200, None),
-        ("GET", "/v1/models", {}, "10.0.0.9", 401, "invalid_api_key"),
+        ("GET", "/v1/models", {}, "elsewhere", 401, "invalid_api_key"),
         ("GET", "/v1/models", {"x-forwarded-for": "1.2.3.4"}, "127.0.0.1", 401, "invalid_api_key"),
         ("GET", "/v1/models", {"forwarded": "for=1.2.3.4"}, "127.0.0.1", 401, "invalid_api_key"),
         ("GET", "/v1/models", {"authorization": "Bearer wrong"}, "127.0.0.1", 401, "invalid_api_key"),
         ("GET", "/v1/models", {"authorization": "Basic dG9w"}, "127.0.0.1", 401, "invalid_api_key"),
-        ("GET", "/v1/models", USER, "10.0.0.9", 200, None),
+        ("GET", "/v1/models", USER, "elsewhere", 200, None),
         ("DELETE", "/api/cache", {}, "127.0.0.1", 401, "invalid_api_key"),
         ("DELETE", "/api/cache", USER, "127.0.0.1", 403, "admin_key_required"),
-        ("DELETE", "/api/cache", ADMIN, "10.0.0.9", 200, None),
+        ("DELETE", "/api/cache", ADMIN, "elsewhere", 200, None),
         ("POST", "/debug/fault", USER, "127.0.0.1", 403, "admin_key_required"),
     ],
 )
@@ -289,32 +315,38 @@ async def test_a_draining_or_useless_worker_is_not_ready(built: Built) -> None:
 
 
 async def test_a_client_that_goes_away_ends_its_stream_at_once(built: Built) -> None:
-    """When the server reports the disconnect, the stream's source is closed and the request counted as lost."""
-    sent: list[Any] = []
-    scope: dict[str, Any] = {
-        "type": "http",
-        "method": "POST",
-        "path": "/v1/chat/completions",
-        "headers": [],
-        "client": ("127.0.0.1", 5),
-    }
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"stream", "more_body": False}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    task = asyncio.ensure_future(built.app(scope, receive, send))
-    while len(sent) < 2:
-        await asyncio.sleep(0)
-    assert not built.gateway.closed.is_set()
-    scope[ON_DISCONNECT]()
-    await task
-    assert built.gateway.closed.is_set()
-    assert built.app.in_flight == 0
-    assert [message.get("body") for message in sent[1:]] == [b"data: 1\n\n"]
+    """When the connection is closed, the stream's source is closed and the request counted as lost."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", built.ports["127.0.0.1"])
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nstream")
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"data: 1\n\n\r\n")
+        assert not built.gateway.closed.is_set()
+        assert built.app.in_flight == 1
+        writer.close()
+        await built.gateway.closed.wait()
+        while built.app.in_flight:
+            await asyncio.sleep(0)
+    await writer.wait_closed()
     assert json.loads(built.logged().splitlines()[-1])["status"] == 499
+
+
+async def test_a_stream_whose_source_breaks_is_cut(built: Built) -> None:
+    """An answer that was begun and cannot be completed never looks complete, and the bug is logged."""
+    async with built.client() as http:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await http.post("/v1/chat/completions", content=b"torn")
+    assert "KeyError: 'torn'" in built.logged()
+
+
+async def test_the_end_of_a_worker_is_told_to_who_still_waits(built: Built) -> None:
+    """A request that is cancelled because the worker's time is over gets a 503 in the envelope."""
+    async with built.client() as http:
+        waiting = asyncio.ensure_future(http.post("/v1/chat/completions", content=b"wait"))
+        while not built.gateway.asked:
+            await asyncio.sleep(0)
+        await asyncio.gather(*(server.drain(0) for server in built.servers))
+        reply = await waiting
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "shutting_down")
 
 
 async def test_neither_keys_nor_bodies_reach_the_log(built: Built) -> None:
