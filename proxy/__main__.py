@@ -152,11 +152,11 @@ def _demo_upstream(arguments: argparse.Namespace) -> int:
     import ctypes
     import signal
 
-    from proxy import demo_upstream
+    from proxy.demo import server
 
     # It has no pipe to a master, so the kernel tells it of the master's death (prctl(2), PR_SET_PDEATHSIG).
     ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
-    demo_upstream.run(arguments.name, arguments.port)
+    server.run(arguments.name, arguments.port)
     return 0
 
 

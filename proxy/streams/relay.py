@@ -193,8 +193,8 @@ class Relay:
         return self._finish_by
 
     def _take(self, events: list[bytes], ready: list[bytes], *, last: bool = False) -> _Stop | None:
-        """Appends what the caller shall have of the events to `ready`; says so when the stream is over. What a cut leaves
-        of a `last` event is no malformed chunk, for nothing is missing before it."""
+        """Appends what the caller shall have of the events to `ready`; says so when the stream is over. What a cut
+        leaves of a `last` event is no malformed chunk, for nothing is missing before it."""
         read = self._stream.decoder.read
         for event in events:
             delta = read(event)

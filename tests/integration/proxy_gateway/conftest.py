@@ -25,7 +25,7 @@ class Demo:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        program = f"from proxy.demo_upstream import run; run({name!r}, 0)"
+        program = f"from proxy.demo.server import run; run({name!r}, 0)"
         self.process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.demo_upstream import Behaviour, parse_behaviour
+from proxy.demo.behaviour import Behaviour, parse_behaviour
 
 
 def test_demo_behaviour_is_read() -> None:
