@@ -44,6 +44,7 @@ class Answer:
         "ended",
         "headers",
         "keep_alive",
+        "on_header",
         "received",
         "status",
         "surplus",
@@ -65,8 +66,9 @@ class Answer:
         self.until_close = False
         self._line: Line | None = line
         self._loop = loop
-        self._parser: Any = httptools.HttpResponseParser(self)  # until the end: it knows this answer, too
         self._raw: dict[bytes, bytes] = {}
+        self.on_header = self._raw.setdefault  # not a method: it is called thirty times per answer
+        self._parser: Any = httptools.HttpResponseParser(self)  # until the end: it knows this answer, too
         self._parts: list[bytes] = []
         self._inflater: Inflater | None = None
         self._error: UpstreamError | None = None
@@ -159,24 +161,17 @@ class Answer:
         if self.status:
             self.surplus = True
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; a trailer is left out."""
-        if not self.status:
-            name = name.lower()
-            known = self._raw.get(name)
-            self._raw[name] = value if known is None else b"%b, %b" % (known, value)
-
     def on_headers_complete(self) -> None:
         """The head of a message."""
         if self.status or self._parser is None:
             return
         status = self._parser.get_status_code()
         if not 200 <= status < 600:
-            self._raw = {}
+            self._raw.clear()
             if not 100 <= status < 200 or status == 101:
                 self.fail(UpstreamError(Fault.MALFORMED, f"the answer is not HTTP: its status is {status}"))
             return
-        raw = self._raw
+        raw = {name.lower(): value for name, value in self._raw.items()}
         self.status = status
         self.headers = Headers(raw)
         if b"content-length" not in raw and status not in _NO_BODY:

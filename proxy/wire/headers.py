@@ -9,8 +9,7 @@ _Default = TypeVar("_Default")
 
 
 class Headers(Mapping[str, str]):
-    """Reads `raw`, whose names are lower-case, by names in any case. Repeated headers are joined by commas (RFC 9110
-    §5.3); names are told in lower case."""
+    """Reads `raw`, whose names are lower-case, by names in any case; they are told in lower case."""
 
     __slots__ = ("_raw",)
 
