@@ -78,3 +78,8 @@ class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "text"] = "json"
     file: Path | None = None
+    """Beside it is `security.log`: failed keys, admin calls, limits reached, changes of keys."""
+    rotate_mb: float = Field(100.0, ge=0)
+    """A log of this size is set aside and compressed; 0 leaves that to others (logrotate: SIGUSR1 after the rename)."""
+    keep: int = Field(30, ge=1)
+    """So many of each log that were set aside are kept."""

@@ -279,7 +279,7 @@ async def test_errors_keep_their_headers_and_bugs_become_a_500(built: Built) -> 
     )
     assert (broken.status_code, broken.json()["error"]["code"]) == (500, "internal_error")
     lines = [json.loads(line) for line in built.logged().splitlines()]
-    (bug,) = [line for line in lines if line["level"] == "error"]
+    (bug,) = [line for line in lines if line["level"] == "ERROR"]
     assert bug["request_id"] == "mine-1" == broken.headers["x-request-id"]
     assert "KeyError: 'a bug'" in bug["exception"]
     assert [line["status"] for line in lines if line["message"] == "request"] == [429, 500]
