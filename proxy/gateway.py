@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
 
-from proxy.cache.policy import storable
+from proxy.cache.plan import Hit, Plan
 from proxy.cache.service import Caches, map_bytes
-from proxy.cache.store import Hit
 from proxy.call import Account, Call, Operation
 from proxy.clock import Clock
-from proxy.dialects.contract import Whole
+from proxy.dialects.openai import whole_of
 from proxy.errors import ApiError, ConfigError
 from proxy.metrics import Metrics
 from proxy.providers import local, openai
@@ -28,7 +27,6 @@ from proxy.providers.recovery import Recovery
 from proxy.routing.breaker import Policy, State
 from proxy.settings import LocalProvider, OpenAIProvider, Provider, Settings
 from proxy.shared import Shared
-from proxy.streaming import stream_of
 from proxy.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -36,6 +34,7 @@ log = logging.getLogger(__name__)
 _TICK_SECONDS = 1.0
 _MAP_HEADROOM_BYTES = 32 * 1024 * 1024
 _CIRCUIT_LEVEL = {State.CLOSED: 0.0, State.HALF_OPEN: 1.0, State.OPEN: 2.0}
+_MAY_BE_RESCUED = frozenset((429, *range(500, 600)))
 _JSON = (b"content-type", b"application/json")
 _EVENT_STREAM = (b"content-type", b"text/event-stream")
 _NO_CACHE = (b"cache-control", b"no-cache")
@@ -114,35 +113,63 @@ class Gateway:
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticking
         await self._recovery.close()
-        self._caches.close()
+        await self._caches.close()
         self._share()
         await self._upstream.close()
         self._shared.close()
         self._ticking = None
 
     async def answer(
-        self, operation: Operation, body: bytes, headers: Mapping[str, str], caller: str, request_id: str
+        self,
+        operation: Operation,
+        body: bytes,
+        headers: Mapping[str, str],
+        caller: str,
+        request_id: str,
+        account: Account | None = None,
     ) -> Reply:
-        """Answers from the cache or a provider. `headers` are lower-case, `caller` is the id of a key. ApiError."""
-        request = _parse(operation, body, headers, request_id, caller, int(self._clock.wall()))
-        account = Account(operation, request.model, request.stream)
+        """Answers from the cache or a provider. `headers` are lower-case, `caller` is the id of a key; `account` is
+        filled in as far as the request comes. ApiError."""
+        account = account or Account(operation, "", stream=False)
+        try:
+            request = _parse(operation, body, headers, request_id, caller, int(self._clock.wall()))
+            account.model_asked, account.stream = request.model, request.stream
+            return await self._answer(request, headers, account)
+        except ApiError as error:
+            account.error = error.code
+            raise
+
+    async def _answer(self, request: Call, headers: Mapping[str, str], account: Account) -> Reply:
         plan = self._caches.plan(request, headers)
         hit = await plan.find()
-        account.cache = plan.outcome
+        account.cache = plan.counted
         if hit is not None:
-            return _from_cache(hit, request, account)
-        delivered = await self._attempts.deliver(request, account)
-        if delivered.parsed is not None and isinstance(delivered.body, bytes):
-            plan.store(Whole(delivered.body, None, None, None, storable(delivered.parsed)))
-        plan.release()
+            return _from_cache(hit, request, plan, account)
+        try:
+            delivered = await self._attempts.deliver(request, account)
+        except ApiError as error:
+            plan.release()
+            hit = plan.rescue() if error.status in _MAY_BE_RESCUED else None
+            if hit is None:
+                raise
+            account.cache = "hit"
+            return _from_cache(hit, request, plan, account)
+        except BaseException:
+            plan.release()
+            raise
         replied = [
             (b"content-type", delivered.content_type),
             (b"x-provider", delivered.provider.encode("latin-1", "replace")),
-            (b"x-cache", plan.outcome.encode()),
+            *plan.marks(None),
         ]
+        if isinstance(delivered.body, bytes):
+            if delivered.parsed is not None:
+                plan.store(whole_of(delivered.body))
+            plan.release()
+        watched = delivered.body if isinstance(delivered.body, bytes) else _Watched(delivered.body, plan)
         if request.stream and delivered.status == 200:
             replied.append(_NO_CACHE)
-        return Reply(delivered.status, replied, delivered.body, account)
+        return Reply(delivered.status, replied, watched, account)
 
     def models(self) -> dict[str, Any]:
         """OpenAI's list object, each model once, owned by the first provider that serves it."""
@@ -249,8 +276,32 @@ def _parse(
     return Call(operation, body, fields, str(model), stream is True, request_id, caller, passed, now)
 
 
-def _from_cache(hit: Hit, request: Call, account: Account) -> Reply:
-    headers = [_EVENT_STREAM if request.stream else _JSON, (b"x-cache", b"hit"), (b"age", b"%d" % hit.age)]
-    if not request.stream:
-        return Reply(200, headers, hit.body, account)
-    return Reply(200, [*headers, _NO_CACHE], stream_of(orjson.loads(hit.body), usage=request.usage), account)
+def _from_cache(hit: Hit, request: Call, plan: Plan, account: Account) -> Reply:
+    headers = [_EVENT_STREAM if request.stream else _JSON, *plan.marks(hit)]
+    if request.stream:
+        headers.append(_NO_CACHE)
+    return Reply(200, headers, hit.body, account)
+
+
+class _Watched:
+    """A stream whose end, whichever it is, ends the plan too."""
+
+    __slots__ = ("_body", "_plan")
+
+    def __init__(self, body: AsyncIterator[bytes], plan: Plan) -> None:
+        self._body = body
+        self._plan = plan
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    def __anext__(self) -> Awaitable[bytes]:
+        return self._body.__anext__()
+
+    async def aclose(self) -> None:
+        try:
+            close = getattr(self._body, "aclose", None)
+            if close is not None:
+                await close()
+        finally:
+            self._plan.release()

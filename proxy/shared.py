@@ -34,7 +34,12 @@ _BUSY_POLL_SECONDS = 0.0002
 _BUSY_HOLIDAY_SECONDS = 0.5
 """After one fruitless wait, writers do not wait at all for this long."""
 _OPEN_WAIT_SECONDS = 5.0
-_DATABASES = ("meta", "providers", "cache_entries", "cache_bodies", "cache_recency", "cache_expiry")
+_DATABASES = (
+    "meta",
+    "providers",
+    *(f"{cache}_{kind}" for cache in ("cache", "summary") for kind in ("entries", "bodies", "recency", "expiry")),
+    "cache_popular",
+)
 _READERS = 512
 _NOT_OPEN = -1
 

@@ -1,4 +1,4 @@
-"""Answers on their way into the cache: under load they are gathered and stored together, for a commit costs far more
+"""Answers on their way into a cache: under load they are gathered and stored together, for a commit costs far more
 than an entry.
 
 The first answer after a pause is stored at once, so that all workers have it before its caller has; those that follow
@@ -9,26 +9,29 @@ not stored.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from proxy.cache.entry import Fresh
 from proxy.clock import Clock
 
 _PAUSE_SECONDS = 0.02
 _MOST_BYTES = 4 * 1024 * 1024
 """More than this is not held back."""
 
-Store = Callable[[list[tuple[bytes, bytes]], int | None], None]
-"""Stores answers by key, unless the cache was flushed since it had counted so many flushes; None: anyway."""
+Store = Callable[[Sequence[Fresh], int | None], None]
+"""Stores answers, unless the cache is of another generation by now; None: anyway. Does not raise."""
+Then = Callable[[], None]
+"""Called when an answer is stored, or will not be."""
 
 
 class WriteBehind:
     """For one event loop."""
 
-    def __init__(self, store: Store, flushes: Callable[[], int], clock: Clock) -> None:
+    def __init__(self, store: Store, generation: Callable[[], int], clock: Clock) -> None:
         self._store = store
-        self._flushes = flushes
+        self._generation = generation
         self._clock = clock
-        self._gathered: dict[bytes, bytes] = {}
+        self._gathered: dict[bytes, tuple[Fresh, Then | None]] = {}
         self._gathered_bytes = 0
         self._counted = 0
         self._stored_at = float("-inf")
@@ -36,39 +39,57 @@ class WriteBehind:
 
     def get(self, key: bytes) -> bytes | None:
         """An answer that is not stored yet; one that was gathered before a flush is none."""
-        body = self._gathered.get(key)
-        if body is not None and self._flushes() != self._counted:
+        if not self._gathered:
+            return None
+        gathered = self._gathered.get(key)
+        if gathered is None:
+            return None
+        if self._generation() != self._counted:
             self.forget()
             return None
-        return body
+        return gathered[0].body
 
-    def put(self, key: bytes, body: bytes) -> None:
+    def put(self, fresh: Fresh, then: Then | None = None) -> None:
         """Stores an answer at once, or some milliseconds later."""
         if self._clock.monotonic() - self._stored_at >= _PAUSE_SECONDS:
             self.settle()
-            self._store([(key, body)], None)
+            self._store([fresh], None)
             self._stored_at = self._clock.monotonic()
+            if then is not None:
+                then()
             return
         if not self._gathered:
-            self._counted = self._flushes()
+            self._counted = self._generation()
             self._timer = asyncio.get_running_loop().call_later(_PAUSE_SECONDS, self.settle)
-        self._gathered_bytes += len(body)
-        self._gathered[key] = body
+        self._gathered_bytes += len(fresh.body)
+        self._gathered[fresh.key] = (fresh, then)
         if self._gathered_bytes > _MOST_BYTES:
             self.settle()
 
     def settle(self) -> None:
         """Stores what is gathered, now."""
-        gathered = list(self._gathered.items())
-        self.forget()
+        gathered = list(self._gathered.values())
+        self._clear()
         if gathered:
-            self._store(gathered, self._counted)
+            self._store([fresh for fresh, _ in gathered], self._counted)
             self._stored_at = self._clock.monotonic()
+            _tell(gathered)
 
     def forget(self) -> None:
         """Drops what is gathered."""
+        gathered = list(self._gathered.values())
+        self._clear()
+        _tell(gathered)
+
+    def _clear(self) -> None:
         self._gathered.clear()
         self._gathered_bytes = 0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _tell(gathered: Sequence[tuple[Fresh, Then | None]]) -> None:
+    for _, then in gathered:
+        if then is not None:
+            then()

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from proxy.settings.access import Auth, Key, Limits, RateLimit
 from proxy.settings.base import Duration, Section, expect_once, parse_duration
-from proxy.settings.cache import CacheLimits
+from proxy.settings.cache import CacheLimits, ResponseCache, SharedNamespace, SummaryCache
 from proxy.settings.ledger import Ledger
 from proxy.settings.models import Model, ModelRoute, Price
 from proxy.settings.providers import (
@@ -43,10 +43,13 @@ __all__ = [
     "RateLimit",
     "Recycle",
     "RemoteProvider",
+    "ResponseCache",
     "Retry",
     "Section",
     "Settings",
+    "SharedNamespace",
     "Streams",
+    "SummaryCache",
     "Timeouts",
     "parse_duration",
 ]
@@ -72,7 +75,8 @@ class Settings(Section):
     retry: Retry = Retry()
     streams: Streams = Streams()
     breaker: Breaker = Breaker()
-    cache: CacheLimits = CacheLimits()
+    cache: ResponseCache = ResponseCache()
+    summary_cache: SummaryCache = SummaryCache()
     ledger: Ledger = Ledger()
     recycle: Recycle = Recycle()
     log: Log = Log()

@@ -112,8 +112,8 @@ async def test_gateway_figures_reach_the_metrics(make_gateway: Any, ask: Any, al
     assert value("provider_requests_total", "alpha") == value("provider_requests_total", "beta") == 1
     assert value("provider_errors_total", "alpha", "outage") == 1
     assert (value("provider_circuit_state", "alpha"), value("provider_circuit_state", "beta")) == (2, 0)
-    assert (value("cache_hits_total"), value("cache_misses_total"), value("cache_entries")) == (1, 1, 1)
-    assert value("cache_hit_rate") == 0.5
+    assert [value(f"cache_{name}", "response") for name in ("hits_total", "misses_total", "entries")] == [1, 1, 1]
+    assert value("cache_hit_rate", "response") == 0.5
     assert sum(families["provider_latency_seconds"].series["beta",][:-1]) == 1
 
 

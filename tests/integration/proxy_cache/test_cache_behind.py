@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from proxy.cache.behind import WriteBehind
-from proxy.cache.store import ResponseCache
+from proxy.cache.entry import Fresh
+from proxy.cache.store import CacheStore
 from proxy.clock import FakeClock, SystemClock
 from proxy.settings import CacheLimits
 from proxy.shared import Shared
@@ -19,33 +20,35 @@ BIG = b"x" * 3_000_000
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Iterator[ResponseCache]:
+def cache(tmp_path: Path) -> Iterator[CacheStore]:
     shared = Shared(tmp_path / "shared", 64 * 2**20, SystemClock())
-    yield ResponseCache(shared, CacheLimits(max_entry_kb=4096), SystemClock())
+    yield CacheStore(shared, "response", CacheLimits(max_entry_kb=4096), SystemClock())
     shared.close()
 
 
-def behind(cache: ResponseCache, clock: FakeClock) -> WriteBehind:
+def behind(cache: CacheStore, clock: FakeClock) -> WriteBehind:
     return WriteBehind(
-        lambda answers, flushes: cache.put_all(answers, flushes) and None, lambda: cache.totals().flushes, clock
+        lambda answers, generation: cache.put_all(answers, generation) and None,
+        lambda: cache.totals().generation,
+        clock,
     )
 
 
-async def test_an_answer_after_a_pause_is_everybodys_at_once(cache: ResponseCache) -> None:
+async def test_an_answer_after_a_pause_is_everybodys_at_once(cache: CacheStore) -> None:
     """Without load each answer is stored before its caller has it."""
     clock = FakeClock()
     gate = behind(cache, clock)
     for key in (A, B):
-        gate.put(key, b"answer")
+        gate.put(Fresh(key, b"answer", b""))
         assert cache.get(key) is not None
         clock.advance(0.1)
 
 
-async def test_answers_that_follow_closely_are_stored_together_by_themselves(cache: ResponseCache) -> None:
+async def test_answers_that_follow_closely_are_stored_together_by_themselves(cache: CacheStore) -> None:
     """Under load an answer is this worker's at once and everybody's a moment later."""
     gate = behind(cache, FakeClock())
     for key in (A, B, C):
-        gate.put(key, key)
+        gate.put(Fresh(key, key, b""))
     assert (gate.get(B), gate.get(C)) == (B, C)
     assert cache.totals().entries == 1
     async with asyncio.timeout(5):
@@ -55,25 +58,25 @@ async def test_answers_that_follow_closely_are_stored_together_by_themselves(cac
     assert {hit.body for key in (A, B, C) if (hit := cache.get(key))} == {A, B, C}
 
 
-async def test_a_flush_by_another_worker_reaches_what_is_gathered(cache: ResponseCache) -> None:
+async def test_a_flush_by_another_worker_reaches_what_is_gathered(cache: CacheStore) -> None:
     """What was answered before a flush is neither found nor stored after it."""
     gate = behind(cache, FakeClock())
-    gate.put(A, b"old")
-    gate.put(B, b"old")
+    gate.put(Fresh(A, b"old", b""))
+    gate.put(Fresh(B, b"old", b""))
     cache.flush()
     assert gate.get(B) is None
-    gate.put(B, b"older")
+    gate.put(Fresh(B, b"older", b""))
     cache.flush()
     gate.settle()
     assert cache.totals().entries == 0
-    gate.put(C, b"new")
+    gate.put(Fresh(C, b"new", b""))
     gate.settle()
     assert cache.totals().entries == 1
 
 
-async def test_little_is_held_back(cache: ResponseCache) -> None:
+async def test_little_is_held_back(cache: CacheStore) -> None:
     """Large answers do not pile up in a worker's memory."""
     gate = behind(cache, FakeClock())
     for key in (A, B, C):
-        gate.put(key, BIG)
+        gate.put(Fresh(key, BIG, b""))
     assert cache.totals().entries == 3
