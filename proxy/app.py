@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from proxy import faults, metrics
 from proxy.auth import Doorman
-from proxy.call import Account
+from proxy.books import Books
 from proxy.clock import Clock
 from proxy.connection import Bounds
 from proxy.eager import in_task
 from proxy.endpoints import caching, completions, figures, health, steering
+from proxy.endpoints.description import description
 from proxy.endpoints.route import Route, RouteTable, Services
 from proxy.errors import ApiError
 from proxy.exchange import Exchange, GatewayReply, Headers, Request, envelope, header_lines
@@ -54,7 +55,8 @@ class App:
     ) -> None:
         self.draining = False
         self.in_flight = 0
-        self.health = Health(settings, gateway, clock, measured.directory)
+        self.books = Books(settings, measured, clock, _uncharged)
+        self.health = Health(settings, gateway, self.books.health, clock, measured.directory)
         self.bounds = Bounds(
             head_bytes=int(settings.limits.max_header_kb * 1024),
             body_bytes=int(settings.max_body_mb * 1024 * 1024),
@@ -75,7 +77,7 @@ class App:
         routes = [route for kind in _ENDPOINTS for route in kind.routes(services)]
         if settings.faults:
             routes.append(Route("POST", "/debug/fault", faults.inject, "admin"))
-        self._routes = RouteTable(routes)
+        self._routes = RouteTable([*routes, description(routes)])
         self._id_prefix = os.urandom(6).hex()
         self._ids = itertools.count(int.from_bytes(os.urandom(3)))
         self._security = header_lines(_SECURITY)
@@ -96,13 +98,11 @@ class App:
             exchange.id = f"{self._id_prefix}{next(self._ids):08x}"
         self.in_flight += 1
         self._in_flight.set(self.in_flight)
-        account: Account | None = None
         try:
             try:
                 reply = await self._answer(exchange)
             except ApiError as error:
                 reply = envelope(error, exchange.path, exchange.id)
-            account = reply.account
             body = reply.body
             if isinstance(body, bytes):
                 exchange.send_whole(reply.status, self._fields(exchange, reply.headers), body)
@@ -115,7 +115,7 @@ class App:
         finally:
             self.in_flight -= 1
             self._in_flight.set(self.in_flight)
-            self._account(exchange, account)
+            self._account(exchange)
             exchange.end()
 
     async def _answer(self, exchange: Exchange) -> GatewayReply:
@@ -131,7 +131,8 @@ class App:
         body = b"" if method in ("GET", "HEAD") else await exchange.body()
         if not route.immediate:
             await in_task()
-        return await route.handler(Request(headers, caller, exchange.id, argument, body, exchange.query))
+        request = exchange.request = Request(headers, caller, exchange.id, argument, body, exchange.query)
+        return await route.handler(request)
 
     def _check_room(self) -> None:
         if self.in_flight > self._max_in_flight:
@@ -193,7 +194,7 @@ class App:
         day = f"{_WEEKDAYS[at.tm_wday]}, {at.tm_mday:02} {_MONTHS[at.tm_mon - 1]} {at.tm_year}"
         return f"date: {day} {at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} GMT\r\n".encode()
 
-    def _account(self, exchange: Exchange, account: Account | None) -> None:
+    def _account(self, exchange: Exchange) -> None:
         seconds = self._clock.monotonic() - exchange.began
         status = 499 if exchange.gone and exchange.status < 400 else exchange.status or 500
         method = exchange.method if exchange.method in _METHODS else "other"
@@ -205,6 +206,9 @@ class App:
             )
         tally.number.inc()
         tally.durations.observe(seconds)
+        caller = exchange.caller.id if exchange.caller else None
+        account = exchange.request.account if exchange.request else None
+        told = self.books.settle(account, exchange.id, caller or "", status, seconds) if account is not None else {}
         if self._logs_requests:
             self._log.write(
                 "info",
@@ -214,5 +218,10 @@ class App:
                 path=exchange.path[:200],
                 status=status,
                 response_time_ms=round(seconds * 1000, 3),
-                caller=exchange.caller.id if exchange.caller else None,
+                caller=caller,
+                **told,
             )
+
+
+def _uncharged(_caller: str, _tokens: int) -> None:
+    """There are no limits yet to charge."""

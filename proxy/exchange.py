@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -46,6 +48,8 @@ _REASONS = {
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"")) for status in range(200, 1000)}
 _BODILESS = frozenset((204, 304))
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_RESET = struct.pack("ii", 1, 0)
+"""socket(7), SO_LINGER: closed without patience, a connection is reset, which tells even HTTP/1.0 that not all came."""
 _SMALL_REST = 64 * 1024
 """The rest of a body that nobody wants is read and forgotten up to this declared length; else the connection ends."""
 
@@ -79,6 +83,8 @@ class Request:
     argument: str
     body: bytes
     query: str = ""
+    account: Account | None = None
+    """Set by handlers that ask a model, before they do, so that it is there however that ends."""
 
 
 Handler = Callable[[Request], Awaitable[GatewayReply]]
@@ -103,7 +109,8 @@ class Line(Protocol):
 class Exchange:
     """One request and how far its answer has come. Made by the connection, answered by the app.
 
-    The app sets what it learns: `began`, `id`, `label`, `caller`. `fault` is what is wrong with the request itself.
+    The app sets what it learns: `began`, `id`, `label`, `caller`, `request`. `fault` is what is wrong with the request
+    itself.
     """
 
     __slots__ = (
@@ -129,6 +136,7 @@ class Exchange:
         "path",
         "peer",
         "query",
+        "request",
         "size",
         "status",
         "task",
@@ -171,6 +179,7 @@ class Exchange:
         self.id = ""
         self.label = "other"
         self.caller: Caller | None = None
+        self.request: Request | None = None
         self.status = 0
         """0 until an answer has begun."""
         self.complete = False
@@ -290,6 +299,9 @@ class Exchange:
         """Ends an answer that cannot be completed, so that the client sees that it is cut."""
         self.keep_alive = False
         if self.status and not self.complete and not self.modern:
+            sock = self.line.transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.line.transport.abort()
 
     def end(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -96,7 +97,15 @@ class Window:
 class Health:
     """Answers for one worker; `started` is its start on the monotonic clock."""
 
-    def __init__(self, settings: Settings, gateway: GatewayHealth, clock: Clock, metrics_dir: Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        gateway: GatewayHealth,
+        ledger: Callable[[], dict[str, Any]],
+        clock: Clock,
+        metrics_dir: Path,
+    ) -> None:
+        self._ledger = ledger
         self._settings = settings
         self._gateway = gateway
         self._clock = clock
@@ -122,21 +131,30 @@ class Health:
 
     def summary(self) -> dict[str, Any]:
         """`/health`."""
+        status, reasons = self.judged()
         return {
-            "status": self.status(),
+            "status": status,
+            "reasons": reasons,
             "version": __version__,
             "uptime_seconds": self.uptime(),
             "memory": {"rss_mb": round(resident_bytes() / _MB, 1), "percent": _memory_percent()},
         }
 
-    def status(self) -> str:
-        """healthy; degraded while a provider or the cache is not well; unhealthy while no provider can be used."""
+    def judged(self) -> tuple[str, list[str]]:
+        """healthy; degraded while a provider, the cache or the ledger is not well; unhealthy while no provider can be
+        used. And what is not well."""
+        reasons = [
+            f"provider {name} is {provider['status']}"
+            for name, provider in self._gateway.providers_health().items()
+            if provider["status"] != "healthy"
+        ]
+        if self._gateway.cache_health()["status"] == "critical":
+            reasons.append("the cache is nearly full")
+        if self._ledger()["status"] == "degraded":
+            reasons.append("the ledger's database takes no rows; they wait on disk")
         if not self._gateway.usable():
-            return "unhealthy"
-        providers = self._gateway.providers_health().values()
-        cache = self._gateway.cache_health()["status"]
-        well = all(provider["status"] == "healthy" for provider in providers) and cache != "critical"
-        return "healthy" if well else "degraded"
+            return "unhealthy", ["no provider can be used", *reasons]
+        return "degraded" if reasons else "healthy", reasons
 
     def quick(self) -> dict[str, Any]:
         """`/health/quick`: the machine's memory and CPU; above 90 % degraded, above 95 % unhealthy."""
@@ -146,11 +164,11 @@ class Health:
     def detailed(self) -> dict[str, Any]:
         """`/health/detailed`: everything at once."""
         own = footprint()
-        overall = self.status()
+        overall, reasons = self.judged()
         quick = self.quick()
         worst = max(overall, quick["status"], key=("healthy", "degraded", "unhealthy").index)
         return {
-            "overall": {"status": worst},
+            "overall": {"status": worst, "reasons": reasons},
             "application": {
                 "status": overall,
                 "version": __version__,
@@ -160,6 +178,7 @@ class Health:
             },
             "providers": self._gateway.providers_health(),
             "cache": self._gateway.cache_health(),
+            "ledger": self._ledger(),
             "system": {**quick, "load_average": list(os.getloadavg()), "cpus": os.cpu_count()},
         }
 
@@ -185,6 +204,7 @@ class Health:
             "rate_limiting": {
                 "providers": {name: {"remaining": item["rate_limit_remaining"]} for name, item in providers.items()}
             },
+            "ledger": self._ledger(),
             "security": {"failed_auth_attempts": int(_total(families, "auth_failures_total"))},
             "workers": {
                 "serving": int(_total(families, "llm_proxy_workers_serving")),

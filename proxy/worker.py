@@ -82,6 +82,7 @@ class Worker:
         control = ControlServer(self._settings.run_dir / f"worker-{self._order.slot}.sock", self._route)
         await self._gateway.start()
         try:
+            await self._app.books.start()
             await control.start()
             await self._server.start(listener)
             self._tell_ready()
@@ -90,6 +91,7 @@ class Worker:
         finally:
             await control.close()
             await self._gateway.close()
+            await self._app.books.close()
             loop.remove_reader(self._order.life_fd)
             listener.close()
             self._metrics.close()

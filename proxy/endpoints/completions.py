@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.call import Operation
+from proxy.call import Account, Operation
 from proxy.endpoints.route import Route, Services
 from proxy.errors import ApiError
 from proxy.exchange import GatewayReply, Handler, Request, document
@@ -15,7 +15,10 @@ def routes(services: Services) -> list[Route]:
     def answering(operation: Operation) -> Handler:
         async def answer(request: Request) -> GatewayReply:
             assert request.caller is not None
-            return await gateway.answer(operation, request.body, request.headers, request.caller.id, request.id)
+            request.account = account = Account(operation, "", stream=False)
+            return await gateway.answer(
+                operation, request.body, request.headers, request.caller.id, request.id, account
+            )
 
         return answer
 

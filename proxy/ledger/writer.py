@@ -161,14 +161,14 @@ class Ledger:
 
     async def _turn(self, now: float) -> None:
         busy = self._delivery is not None and not self._delivery.done()
-        behind = len(self._batch.rows) >= _BEHIND * self._settings.batch_rows
+        behind = busy and len(self._batch.rows) >= _BEHIND * self._settings.batch_rows
         if self._batch.rows and (not busy or behind or self._down is not None):
             self._held.append(self._batch)
             self._batch = _Batch(self._journal())
         if now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
             await self._look()
-        if self._held and (busy or self._down is not None):
+        if self._held and (behind or self._down is not None):
             await self._spool_held()
         if not busy and now >= self._retry_at:
             work = self._next(now)

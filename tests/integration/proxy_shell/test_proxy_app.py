@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from proxy.app import App
-from proxy.call import Operation
+from proxy.call import Account, Operation
 from proxy.clock import FakeClock
 from proxy.errors import ApiError
 from proxy.exchange import Plain
@@ -39,7 +39,13 @@ class OwnGateway:
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def answer(
-        self, operation: Operation, body: bytes, headers: Mapping[str, str], caller: str, request_id: str
+        self,
+        operation: Operation,
+        body: bytes,
+        headers: Mapping[str, str],
+        caller: str,
+        request_id: str,
+        account: Account,
     ) -> Plain:
         self.asked.append((body, caller, request_id))
         match body:
