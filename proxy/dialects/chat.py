@@ -69,12 +69,12 @@ class ChatDecoder:
         if model.__class__ is not str:
             model = None
         counted = None if usage is None else openai.usage_of(usage)
-        if len(choices) == 1 and choices.__class__ is list:
-            return self._choice(choices[0], model, counted)
         if not choices:
             return NOTHING if counted is None else Delta(Meaning.NOTHING, usage=counted, model=model, bare=True)
         if choices.__class__ is not list:
             return MALFORMED
+        if len(choices) == 1:
+            return self._choice(choices[0], model, counted)
         return self._several(choices, model, counted)
 
     def _choice(self, choice: Any, model: str | None, usage: Usage | None) -> Delta:
