@@ -130,6 +130,7 @@ class Exchange:
         "id",
         "keep_alive",
         "label",
+        "limits",
         "line",
         "method",
         "modern",
@@ -178,6 +179,8 @@ class Exchange:
         self.began = 0.0
         self.id = ""
         self.label = "other"
+        self.limits = b""
+        """Header lines that tell of the caller's limits."""
         self.caller: Caller | None = None
         self.request: Request | None = None
         self.status = 0
