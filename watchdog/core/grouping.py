@@ -123,7 +123,7 @@ def next_due(state: GroupingState) -> float | None:
 
 def is_page(notice: Notice) -> bool:
     """Whether it wakes somebody at once: an escalation of severity critical."""
-    return notice.kind is NoticeKind.ESCALATED and notice.label.get("severity") == "critical"
+    return notice.kind in (NoticeKind.ESCALATED, NoticeKind.APPROVAL) and notice.label.get("severity") == "critical"
 
 
 def _of(group: Group, notice: Notice) -> tuple[Member, ...]:

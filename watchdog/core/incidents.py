@@ -99,6 +99,8 @@ class Incident:
     """The alerts that people have been told of, in a notice that asks for them."""
     paged: bool = False
     """A person was asked for what only a person can do, while users were served."""
+    hands_off: str = ""
+    """Who cancelled its repair: until it is over, only a person begins another."""
 
     @property
     def seconds_to_detect(self) -> float:

@@ -24,6 +24,8 @@ class NoticeKind(StrEnum):
     """Nothing heals it (no playbook, or none that may act)."""
     ESCALATED = "escalated"
     """A page: healing is over or forbidden, a person is needed."""
+    APPROVAL = "approval"
+    """A repair waits for a person's word."""
     RESOLVED = "resolved"
     """It is over; told only to those who were told of it."""
     HEALED = "healed"

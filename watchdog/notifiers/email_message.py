@@ -17,6 +17,7 @@ from watchdog.notifiers.wording import WORDS, Section, facts, sections, subject,
 _COLOURS = {
     NoticeKind.OPENED: "#8a5a00",
     NoticeKind.ESCALATED: "#a61b1b",
+    NoticeKind.APPROVAL: "#8a5a00",
     NoticeKind.RESOLVED: "#1d6b3a",
     NoticeKind.HEALED: "#1d6b3a",
 }

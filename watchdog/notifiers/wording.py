@@ -18,6 +18,7 @@ ENTRY_LENGTH = 4000
 WORDS = {
     NoticeKind.OPENED: "OPEN",
     NoticeKind.ESCALATED: "NEEDS YOU",
+    NoticeKind.APPROVAL: "MAY I",
     NoticeKind.RESOLVED: "RESOLVED",
     NoticeKind.HEALED: "HEALED",
 }
@@ -70,6 +71,8 @@ def verdict(notice: Notice) -> str:
     match notice.kind:
         case NoticeKind.ESCALATED:
             return "proxywatch cannot repair this alone; a person is needed."
+        case NoticeKind.APPROVAL:
+            return "A repair is ready and waits for your word; without it nothing is done."
         case NoticeKind.OPENED:
             return "Nothing repairs this by itself; please look at it."
         case NoticeKind.HEALED:

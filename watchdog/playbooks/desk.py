@@ -22,6 +22,7 @@ from watchdog.core.incidents import (
 )
 from watchdog.core.model import Alert, AlertChange, AlertEvent, AlertState, IncidentState, TimelineEntry
 from watchdog.core.routing import Notice, NoticeKind, notice_key
+from watchdog.core.steadiness import Steadiness, chronic
 from watchdog.core.targets import parse_target, target_of
 from watchdog.store.alerts import Alerts
 from watchdog.store.database import Database
@@ -30,6 +31,9 @@ from watchdog.units import format_duration
 
 log = logging.getLogger("proxywatch.incident")
 
+SYMPTOM = ("symptom", "true")
+"""The label pair of rules that see an effect (errors, latency), which a remote fault may cause as well as a local."""
+EXPLAINED_SECONDS = 900.0
 STORY_IN_NOTICE = 12
 """Lines of the story that a notice carries; the whole stays in the store."""
 
@@ -81,6 +85,21 @@ class Desk:
     def alerts_of(self, incident: Incident) -> list[Alert]:
         """The alerts of an incident that fire now."""
         return [alert for alert in self._firing_alerts() if alert.fingerprint in incident.firing]
+
+    def explained_by(self, incident: Incident, needs: Iterable[str]) -> Incident | None:
+        """The incident that explains this one: of something that it `needs` (targets), or, for what shows only
+        symptoms, of something remote: that much only for a while, for a failover ends symptoms. None for one that
+        nothing explains."""
+        wanted = set(needs)
+        alerts = self.alerts_of(incident)
+        young = self._clock.now() < incident.opened_at + EXPLAINED_SECONDS
+        symptoms = young and bool(alerts) and all(SYMPTOM in alert.labels for alert in alerts)
+        for other in self._open.values():
+            if other.id == incident.id or other.state is IncidentState.SUPPRESSED:
+                continue
+            if other.key in wanted or (symptoms and parse_target(other.key).remote):
+                return other
+        return None
 
     def repaired_above(self, incident: Incident) -> Incident | None:
         """The incident of what contains this one's target, if a run is at work on it: then this one only waits."""
@@ -154,10 +173,35 @@ class Desk:
             kind = NoticeKind.HEALED if incident.healed else NoticeKind.RESOLVED
             self._say(incident, kind, how)
 
-    def healed(self, incident_id: int) -> None:
-        """A run of ours verified."""
+    def healed(self, incident_id: int, steadiness: Steadiness) -> None:
+        """A run of ours verified. What is healed again and again without ever being well for long goes to a person."""
         with self.transaction():
-            self._put(replace(self._open[incident_id], healed=True))
+            now = self._clock.now()
+            incident = replace(self._open[incident_id], healed=True)
+            self._put(incident)
+            before = self.incidents.healed(incident.key, now - steadiness.chronic_window)
+            troubles = [*self.incidents.troubles(now - steadiness.chronic_window).get(incident.key, ())]
+            count = chronic([*before, now], troubles, now, steadiness)
+            if count is not None:
+                hours = format_duration(steadiness.chronic_window)
+                well = format_duration(steadiness.chronic_well)
+                self.page(
+                    incident_id,
+                    f"chronic: healed {count} times within {hours} and never well for {well} in between;"
+                    " it works again, but its cause needs a person",
+                )
+
+    def suppress(self, incident_id: int, why: str) -> None:
+        """Something else explains it: nobody is told, and nothing is done, while that lasts."""
+        with self.transaction():
+            self._put(transition(self._open[incident_id], IncidentEvent.SUPPRESSED, self._clock.now(), why))
+            self.tell(incident_id, "suppressed", why)
+
+    def leave_alone(self, incident_id: int, who: str) -> None:
+        """From now on only a person begins a repair of it."""
+        incident = self._open.get(incident_id)
+        if incident is not None:
+            self._put(replace(incident, hands_off=who, reason=f"left to people by {who}"))
 
     def acted(self, incident_id: int) -> None:
         """An effect is about to begin."""
@@ -183,10 +227,11 @@ class Desk:
         if incident_id is not None:
             self.incidents.tell(incident_id, TimelineEntry(self._clock.now(), kind, text, data or {}))
 
-    def announce(self, incident_id: int, kind: NoticeKind, reason: str) -> None:
-        """Says something about an unresolved incident, in the current transaction or in one of its own."""
+    def announce(self, incident_id: int, kind: NoticeKind, reason: str, advice: tuple[str, ...] = ()) -> None:
+        """Says something about an unresolved incident, in the current transaction or in one of its own. `advice` is
+        what to do by hand before anything else."""
         with self.transaction():
-            self._say(self._open[incident_id], kind, reason)
+            self._say(self._open[incident_id], kind, reason, advice)
 
     def unheard(self, incident: Incident) -> list[Alert]:
         """The incident's firing alerts of which nobody has been told yet and that are no lesser trouble than it is:
@@ -199,7 +244,7 @@ class Desk:
             and severity_rank(alert.label.get("severity", "warning")) >= least
         ]
 
-    def _say(self, incident: Incident, kind: NoticeKind, reason: str) -> None:
+    def _say(self, incident: Incident, kind: NoticeKind, reason: str, advice: tuple[str, ...] = ()) -> None:
         told = incident.told + 1
         said = replace(incident, told=told, heard=incident.alertnames)
         if incident.id in self._open:
@@ -219,7 +264,7 @@ class Desk:
                 alerts=tuple(self.alerts_of(incident)),
                 story=tuple(story),
                 reason=reason,
-                advice=_advice(incident, kind),
+                advice=(*advice, *_advice(incident, kind)),
             )
         )
 

@@ -34,6 +34,16 @@ class Effects:
         mine = [e for e in self._runs.effects_of(run.id) if (e.rung, e.attempt) == (rung.rung, attempt)]
         return {e.step: e for e in mine if e.outcome is not Outcome.NOT_DONE}
 
+    def describe(self, run: Run, rung: Rung) -> list[str]:
+        """What the rung's steps would do, in words; what could not be done says why."""
+        found = []
+        for step in rung.steps:
+            try:
+                found.append(build(step, self._context(run.target, run.labels)).describe())
+            except ProxywatchError as error:
+                found.append(f"{kind_of(step)} (cannot be done: {error})")
+        return found
+
     async def perform(self, run: Run, rung: Rung, attempt: int, index: int) -> tuple[Outcome, str]:
         """The step at `index`, once: done or failed, with what was seen. Raises StoreError, before the effect if its
         intent cannot be written."""

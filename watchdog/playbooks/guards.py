@@ -10,14 +10,12 @@ from watchdog.core.permission import Decision, Facts, Limits, PastEffect, Wish
 from watchdog.core.policy import decide
 from watchdog.core.targets import parse_target
 from watchdog.errors import StoreError
-from watchdog.playbooks.desk import Desk
+from watchdog.playbooks.desk import SYMPTOM, Desk
 from watchdog.playbooks.schema import Playbook
 from watchdog.playbooks.surroundings import Surroundings
 from watchdog.store.runs import Run, Runs
 
 DAY_SECONDS = 86400.0
-SYMPTOM = ("symptom", "true")
-"""The label pair of rules that see an effect (errors, latency), which a remote fault may cause as well as a local."""
 
 
 class Guards:
@@ -53,6 +51,10 @@ class Guards:
         limits = self.limits if playbook.budget is None else replace(self.limits, budget=playbook.budget)
         facts = self._gather(wish, incident_id, self.reach([playbook]))
         return decide(wish, facts, limits, self._clock.now())
+
+    def needs(self, service: str) -> Iterable[str]:
+        """The targets that a service cannot be well without."""
+        return self._surroundings.depends_on(service)
 
     def reach(self, playbooks: Iterable[Playbook]) -> float:
         """How many seconds back the guards look at what was done; nothing younger may be forgotten."""

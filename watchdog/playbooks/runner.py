@@ -17,7 +17,8 @@ from watchdog.clock import Clock
 from watchdog.core.incidents import TRANSITIONS, Incident, IncidentEvent
 from watchdog.core.ladder import Attempt, Exhausted, Finished, RungLimit, RungOutcome, Try, next_move
 from watchdog.core.model import IncidentState, Outcome
-from watchdog.core.permission import Decision, Wish
+from watchdog.core.permission import Approval, Decision, Reason, Wish
+from watchdog.core.routing import NoticeKind
 from watchdog.core.targets import parse_target
 from watchdog.errors import ActionError, StoreError
 from watchdog.playbooks.bell import Bell
@@ -66,6 +67,7 @@ class Runner:
         # What a crash left under way keeps its incident busy from the first moment, long before `resume`.
         self._incidents: dict[int, int] = {r.incident_id: r.id for r in runs.unended() if r.incident_id is not None}
         self._waiting: dict[int, Decision] = {}
+        self._cancelled: dict[int, str] = {}
         desk.busy = lambda incident_id: incident_id in self._incidents
 
     def waiting(self, run_id: int) -> Decision | None:
@@ -85,6 +87,29 @@ class Runner:
                 self._go_on(run)
                 return True
         return False
+
+    def cancel(self, run_id: int, who: str) -> Run:
+        """Ends a run by a person's will: what it is doing now is finished, nothing more is begun, and its incident is
+        left to people. KeyError if no such run is under way."""
+        run = self._runs.get(run_id)
+        if run is None or run.ended_at is not None:
+            raise KeyError(run_id)
+        self._cancelled[run_id] = who
+        self._desk.tell(run.incident_id, "cancelling", f"{who} cancelled run {run_id}")
+        self._bell.ring()
+        return run
+
+    def answer(self, run_id: int, who: str, *, granted: bool) -> Run:
+        """A person's word on a run that waits for it. KeyError if none waits for one, or no longer."""
+        run = self._runs.get(run_id)
+        asked = run.approval if run is not None and run.ended_at is None else None
+        if run is None or asked is None or asked.granted is not None or self._clock.now() >= asked.until:
+            raise KeyError(run_id)
+        with self._desk.transaction():
+            run = self._runs.approve(run, replace(asked, granted=granted, by=who))
+            self._desk.tell(run.incident_id, "approval", f"{who} {'approved' if granted else 'denied'} run {run_id}")
+        self._bell.ring()
+        return run
 
     def begin(self, incident: Incident | None, playbook: Playbook, target: str, trigger: str = "alert") -> Run:
         """Starts a run in a task of its own. Raises ActionError while another run is under way for the incident."""
@@ -179,6 +204,9 @@ class Runner:
             except _OverError:
                 self._cancel(run, "what it answers no longer fires, and nothing had to be done")
                 return
+            except _CancelledError as error:
+                self._give_up(run, str(error))
+                return
             except StoreError as error:
                 log.critical("run %s stands still until the store is back: %s", run.id, error)
                 run = await self._when_remembered(run)
@@ -200,9 +228,16 @@ class Runner:
             except StoreError:
                 continue
 
+    def _give_up(self, run: Run, who: str) -> None:
+        with self._desk.transaction():
+            if run.incident_id is not None:
+                self._desk.leave_alone(run.incident_id, who)
+            self._cancel(run, f"cancelled by {who}; its incident is left to people until it is over")
+
     def _release(self, run: Run) -> None:
         self.guards.unlock(run)
         self._waiting.pop(run.id, None)
+        self._cancelled.pop(run.id, None)
         if run.incident_id is not None:
             if self._incidents.get(run.incident_id) == run.id:
                 del self._incidents[run.incident_id]
@@ -239,6 +274,7 @@ class Runner:
         if not done and rung.when and not self._verifier.holds(fill(rung.when, run.labels)):
             return RungOutcome.SKIPPED, "there is nothing for it to do"
         for index, step in enumerate(rung.steps):
+            self._heed(run)
             effect = done.get(index)
             if effect is not None:
                 outcome, note = effect.outcome, effect.note
@@ -262,10 +298,12 @@ class Runner:
         began = self._clock.now()
         shown: tuple[str, ...] = ()
         while True:
+            self._heed(run)
             if run.trigger == "alert" and not begun and self._verifier.healthy(run, playbook, rung):
                 well, _ = await self._verifier.verify(run, playbook, rung)
                 if well:
                     return RungOutcome.VERIFIED, "well again before anything had to be done"
+            run = self._runs.get(run.id) or run
             wish = replace(self.wish(run, playbook, rung), begun=begun)
             decision = self.guards.ask(wish, playbook, run.incident_id)
             if decision.allowed:
@@ -286,14 +324,50 @@ class Runner:
                 )
             if decision.final is not None:
                 return RungOutcome.REFUSED, decision.final.text
+            if reasons == (Reason.APPROVAL,) and run.approval is None:
+                self._ask(run, playbook, rung)
             now = self._clock.now()
-            if now >= began + playbook.wait_at_most:
+            patience = began + playbook.wait_at_most
+            if wish.approval is not None:
+                patience = max(patience, wish.approval.until + RECONSIDER_SECONDS)
+            if now >= patience:
                 waited = format_duration(now - began)
                 return RungOutcome.REFUSED, f"waited {waited} in vain: {decision.denials[0].text}"
-            pause = min(RECONSIDER_SECONDS, began + playbook.wait_at_most - now)
+            pause = min(RECONSIDER_SECONDS, patience - now)
             if decision.until is not None:
                 pause = min(pause, decision.until - now)
             await self._bell.wait(max(0.02, pause))
+
+    def intention(self, incident: Incident, playbook: Playbook) -> str:
+        """What a playbook that may not act would do first, in a sentence."""
+        run = Run(
+            0, incident.id, playbook.name, incident.key, "alert", "imagined", dict(incident.labels), (), 0.0, None
+        )
+        rung = next((rung for rung in playbook.ladder if rung.steps), playbook.ladder[0])
+        does = "; ".join(self._effects.describe(run, rung)) or "only wait"
+        only = "would" if playbook.autonomy == "dry_run" else "only observes; by hand, it would"
+        return f"{playbook.name} {only}, at rung {rung.rung}: {does}"
+
+    def _heed(self, run: Run) -> None:
+        """Between two effects a person's cancellation is obeyed."""
+        if run.id in self._cancelled:
+            raise _CancelledError(self._cancelled[run.id])
+
+    def _ask(self, run: Run, playbook: Playbook, rung: Rung) -> None:
+        """Asks a person, once a run, when nothing else stands in the way."""
+        now = self._clock.now()
+        does = "; ".join(self._effects.describe(run, rung)) or "only wait"
+        expires = format_duration(playbook.approval_expires)
+        text = f"run {run.id} of {playbook.name} would, at rung {rung.rung}: {does}. Approve within {expires}"
+        with self._desk.transaction():
+            self._runs.approve(run, Approval(now, now + playbook.approval_expires))
+            self._desk.tell(run.incident_id, "approval", text, {"run": run.id})
+            if run.incident_id is not None:
+                by_hand = (
+                    f"proxywatch approve {run.id}   (it acts at once, if nothing else stands in its way)",
+                    f"proxywatch deny {run.id}   (nothing is done, and the incident is yours)",
+                )
+                self._desk.announce(run.incident_id, NoticeKind.APPROVAL, text, by_hand)
 
     def wish(self, run: Run, playbook: Playbook, rung: Rung) -> Wish:
         """What the rung would like to do, as the guards see it."""
@@ -306,8 +380,9 @@ class Runner:
             target=target,
             disruptive=disruptive,
             service=target.labels.get("service") or context.labels.get("service", ""),
-            autonomy=playbook.autonomy,
-            by_person=run.trigger != "alert",
+            autonomy=rung.autonomy or playbook.autonomy,
+            approval=run.approval,
+            by_person=run.trigger == "person",
             run_id=run.id,
             effects=kinds.count(disruptive),
         )
@@ -322,7 +397,7 @@ class Runner:
             if incident is None or incident.state is IncidentState.RESOLVED:
                 return
             if not firing:
-                self._desk.healed(incident.id)
+                self._desk.healed(incident.id, self.guards.limits.steadiness)
                 if incident.firing:
                     self._move(run, IncidentEvent.RUN_ENDED)
                 return
@@ -342,6 +417,10 @@ class Runner:
         incident = self._desk.get(run.incident_id) if run.incident_id is not None else None
         if incident is not None and (incident.state, event) in TRANSITIONS:
             self._desk.move(incident.id, event, reason)
+
+
+class _CancelledError(Exception):
+    """A person cancelled the run; the text is who."""
 
 
 class _OverError(Exception):

@@ -71,6 +71,8 @@ class Rung(Settings):
     when: str = ""
     """PromQL; the rung is skipped when it gives no series. Empty: always."""
     attempts: int = Field(1, ge=1, le=10)
+    autonomy: Literal["approve"] | None = None
+    """A rung that destroys something can ask a person although the playbook acts by itself."""
     steps: tuple[ActionSettings, ...] = ()
     verify: Verification = Verification()
 
@@ -93,7 +95,10 @@ class Playbook(Settings):
     """Any of these, each in Alertmanager's matcher syntax; within one all its matchers must match."""
     targets: tuple[str, ...] = Field(min_length=1)
     """Kinds of target that it knows how to repair."""
-    autonomy: Literal["observe", "dry_run", "auto"] = "auto"
+    autonomy: Literal["observe", "dry_run", "approve", "auto"] = "auto"
+    """`observe` only tells; `dry_run` tells what it would do; `approve` asks a person before it acts; `auto` acts."""
+    approval_expires: Duration = 3600.0
+    """How long a person may take to answer; without an answer nothing is done and the incident is escalated."""
     mitigates: bool = False
     """Its success is that users are served although the alert goes on, as with a provider's outage."""
     at_bay: str = ""

@@ -42,7 +42,7 @@ class Surroundings:
         self._clock = clock
         self._kill_switch = kill_switch
         self._known = known
-        self._depends_on = depends_on
+        self.depends_on = depends_on
         self._look = look
         self._check: SelfCheck | None = None
         self._storm_told: float = 0.0
@@ -73,7 +73,7 @@ class Surroundings:
 
     def ailing(self, service: str) -> Mapping[str, str]:
         """What a service depends on and is in trouble, with the title of the incident."""
-        wanted = set(self._depends_on(service))
+        wanted = set(self.depends_on(service))
         return {
             incident.key: incident.title
             for incident in self._desk.unresolved

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from watchdog.clock import Clock
 from watchdog.core.incidents import Incident, IncidentEvent
 from watchdog.core.model import IncidentState
@@ -13,6 +15,8 @@ from watchdog.playbooks.runner import Runner, page_if_needed
 from watchdog.playbooks.schema import Playbook, fill
 from watchdog.playbooks.verification import Verifier
 from watchdog.store.runs import Runs
+
+_ACTING = ("auto", "approve")
 
 
 class Triage:
@@ -43,12 +47,18 @@ class Triage:
         """Decides by the incident's state whether a run should begin. Asked on every alert and every few seconds."""
         if not incident.firing or self._runner.busy(incident.id):
             return
+        cause = self._desk.repaired_above(incident) or self._desk.explained_by(incident, self._needs(incident))
         if incident.state is IncidentState.SUPPRESSED:
-            if self._desk.repaired_above(incident) is not None:
+            if cause is not None:
                 return
-            incident = self._desk.move(incident.id, IncidentEvent.RELEASED, "still wrong after the repair above it")
+            why = "still wrong although what explained it is over"
+            incident = self._desk.move(incident.id, IncidentEvent.RELEASED, why)
+        elif cause is not None and incident.state is IncidentState.OPEN:
+            why = f"{cause.key} explains it (incident {cause.id}); nothing is done here while that lasts"
+            self._desk.suppress(incident.id, why)
+            return
         playbook = self.playbook_for(incident)
-        if playbook is None or playbook.autonomy != "auto":
+        if playbook is None or playbook.autonomy not in _ACTING or incident.hands_off:
             self._tell_unhandled(incident)
             return
         match incident.state:
@@ -77,13 +87,19 @@ class Triage:
                 for n in sorted(self._runner.playbooks)
                 if self._runner.playbooks[n].is_for(alert.label, kind)
             ]
-            if not any(playbook.autonomy == "auto" for playbook in found):
-                whys.append(f"{found[0].name} only {found[0].autonomy}s" if found else "no playbook answers it")
+            if incident.hands_off:
+                whys.append(f"{incident.hands_off} cancelled its repair")
+            elif not any(playbook.autonomy in _ACTING for playbook in found):
+                whys.append(self._runner.intention(incident, found[0]) if found else "no playbook answers it")
         if whys:
             why = "; ".join(dict.fromkeys(whys))
             with self._desk.transaction():
                 self._desk.tell(incident.id, "unhandled", why)
                 self._desk.announce(incident.id, NoticeKind.OPENED, why)
+
+    def _needs(self, incident: Incident) -> Iterable[str]:
+        service = parse_target(incident.key).labels.get("service", "")
+        return self._guards.needs(service) if service else ()
 
     def _kept_at_bay(self, incident: Incident, playbook: Playbook) -> bool:
         """Whether what the last run reached still holds, although the cause goes on."""

@@ -63,6 +63,15 @@ class Incidents:
             found[row["key"]] = (*found.get(row["key"], ()), trouble)
         return found
 
+    def healed(self, key: str, since: float) -> list[float]:
+        """When a repair of ours ended an incident of this target, since `since`; oldest first."""
+        rows = self._database.query(
+            "SELECT resolved_at FROM incidents WHERE key = ? AND resolved_at >= ? AND json_extract(body, '$.healed')"
+            " ORDER BY resolved_at",
+            (key, since),
+        )
+        return [row["resolved_at"] for row in rows]
+
     def tell(self, incident_id: int, entry: TimelineEntry) -> None:
         """Adds one line to an incident's story."""
         self._database.execute(

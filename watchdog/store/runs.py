@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from watchdog.core.ladder import Attempt, RungOutcome
 from watchdog.core.model import Outcome
-from watchdog.core.permission import PastEffect
+from watchdog.core.permission import Approval, PastEffect
 from watchdog.store.database import Database
 
 
@@ -28,6 +28,8 @@ class Run:
     attempts: tuple[Attempt, ...]
     started_at: float
     ended_at: float | None
+    approval: Approval | None = None
+    """What a person was asked, and said, where the playbook's autonomy wants it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,20 @@ class Runs:
 
     def attempted(self, run: Run, attempt: Attempt) -> Run:
         """Adds an ended attempt; returns the run with it."""
-        attempts = [{"rung": a.rung, "outcome": a.outcome, "note": a.note} for a in (*run.attempts, attempt)]
-        position = json.dumps({"labels": dict(run.labels), "attempts": attempts})
-        self._database.execute("UPDATE runs SET position = ? WHERE id = ?", (position, run.id))
+        now = self.get(run.id) or run
+        return self._place(replace(now, attempts=(*run.attempts, attempt)))
+
+    def approve(self, run: Run, approval: Approval) -> Run:
+        """Writes what a person was asked, or answered; returns the run with it."""
+        return self._place(replace(self.get(run.id) or run, approval=approval))
+
+    def _place(self, run: Run) -> Run:
+        position = {
+            "labels": dict(run.labels),
+            "attempts": [{"rung": a.rung, "outcome": a.outcome, "note": a.note} for a in run.attempts],
+            "approval": None if run.approval is None else asdict(run.approval),
+        }
+        self._database.execute("UPDATE runs SET position = ? WHERE id = ?", (json.dumps(position), run.id))
         found = self.get(run.id)
         assert found is not None
         return found
@@ -187,6 +200,7 @@ def _run(row: sqlite3.Row) -> Run:
         attempts=tuple(Attempt(a["rung"], RungOutcome(a["outcome"]), a["note"]) for a in position["attempts"]),
         started_at=row["started_at"],
         ended_at=row["ended_at"],
+        approval=Approval(**position["approval"]) if position.get("approval") else None,
     )
 
 
