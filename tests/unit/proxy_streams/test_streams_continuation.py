@@ -121,7 +121,7 @@ def test_prefilled_text_completion_lengthens_the_prompt() -> None:
 @pytest.mark.parametrize(("budget", "left"), [(10, 8), (2, 1), (1, 1)])
 def test_prefilled_lowers_the_budget(name: str, budget: int, left: int) -> None:
     """What was sent counts against the caller's limit, a token for each delta, and one token is always left."""
-    assert prefilled(call(**{name: budget}), sent(*TEXT), "assistant").fields[name] == left
+    assert prefilled(call(Operation.CHAT, **{name: budget}), sent(*TEXT), "assistant").fields[name] == left
 
 
 def say(agreement: Agreement, *deltas: Delta) -> str | None:
