@@ -22,6 +22,7 @@ from proxy.errors import ApiError
 from proxy.exchange import Exchange, GatewayReply, Headers, Request, envelope, header_lines
 from proxy.gateway import Gateway
 from proxy.health import LATENCY, LATENCY_BUCKETS, Health
+from proxy.limits.admission import Limits
 from proxy.logs import LogWriter
 from proxy.settings import Settings
 
@@ -51,11 +52,19 @@ class App:
     """Answers exchanges. `draining` is set by the worker."""
 
     def __init__(
-        self, settings: Settings, gateway: Gateway, measured: metrics.Metrics, log: LogWriter, clock: Clock
+        self,
+        settings: Settings,
+        gateway: Gateway,
+        measured: metrics.Metrics,
+        log: LogWriter,
+        clock: Clock,
+        limits: Limits | None = None,
     ) -> None:
+        """`limits` are those of the gateway too; None: of its own."""
         self.draining = False
         self.in_flight = 0
-        self.books = Books(settings, measured, clock, _uncharged)
+        self._limits = limits or Limits(settings, measured, clock)
+        self.books = Books(settings, measured, clock, self._limits.charge)
         self.health = Health(settings, gateway, self.books.health, clock, measured.directory)
         self.bounds = Bounds(
             head_bytes=int(settings.limits.max_header_kb * 1024),
@@ -128,6 +137,8 @@ class App:
         exchange.caller = caller
         if route.bounded:
             self._check_room()
+            if caller is not None:
+                exchange.limits = self._limits.keys.admit(caller.id)
         body = b"" if method in ("GET", "HEAD") else await exchange.body()
         if not route.immediate:
             await in_task()
@@ -149,8 +160,9 @@ class App:
         if self.draining:
             exchange.keep_alive = False
         milliseconds = (self._clock.monotonic() - exchange.began) * 1000
-        return b"%b%bx-request-id: %b\r\nx-response-time: %.1f\r\n" % (
+        return b"%b%b%bx-request-id: %b\r\nx-response-time: %.1f\r\n" % (
             header_lines(headers),
+            exchange.limits,
             self._common,
             exchange.id.encode(),
             milliseconds,
@@ -208,6 +220,7 @@ class App:
         tally.durations.observe(seconds)
         caller = exchange.caller.id if exchange.caller else None
         account = exchange.request.account if exchange.request else None
+        self._limits.streams.leave(account)
         told = self.books.settle(account, exchange.id, caller or "", status, seconds) if account is not None else {}
         if self._logs_requests:
             self._log.write(
@@ -221,7 +234,3 @@ class App:
                 caller=caller,
                 **told,
             )
-
-
-def _uncharged(_caller: str, _tokens: int) -> None:
-    """There are no limits yet to charge."""

@@ -139,7 +139,10 @@ class Doorman:
             return caller
         if caller.role != "admin":
             self._failures.inc("forbidden")
-            log.warning("unauthorized: this call needs an admin key", extra=_event(visit, "forbidden", caller.id))
+            log.warning(
+                "unauthorized: this call needs an admin key",
+                extra=_event(visit, "forbidden", "authorization", caller.id),
+            )
             raise ApiError(
                 403,
                 f"This call needs an admin key; {caller.id!r} is a {caller.role}.",
@@ -147,7 +150,7 @@ class Doorman:
                 code="admin_key_required",
             )
         self._admin_calls.inc(visit.label, caller.id)
-        log.info("admin call: %s", visit.label, extra=_event(visit, "admin_call", caller.id, success=True))
+        log.info("admin call: %s", visit.label, extra=_event(visit, "admin_call", "access", caller.id, success=True))
         return caller
 
     def _anonymous_caller(self, visit: Visit, needs: Role) -> Caller | None:
@@ -172,7 +175,7 @@ class Doorman:
                 "authentication failed, unauthorized: %s key%s",
                 reason,
                 more,
-                extra=_event(visit, "failed_auth", None, reason=reason, category="authentication"),
+                extra=_event(visit, "failed_auth", "authentication", None, reason=reason),
             )
         if seconds:
             return ApiError(
@@ -192,10 +195,12 @@ _ANYBODY = Caller(ANONYMOUS, "user")
 _OWNER = Caller(OWNER, "admin")
 
 
-def _event(visit: Visit, event: str, key: str | None, *, success: bool = False, **fields: str) -> dict[str, object]:
+def _event(
+    visit: Visit, event: str, category: str, key: str | None, *, success: bool = False, **fields: str
+) -> dict[str, object]:
     """What a line of the security log tells of a request; the source comes last, where people's scripts look."""
-    told = {"event": event, "success": success, "request_id": visit.id, "path": visit.label, "key_id": key}
-    return {**told, **fields, "source": visit.peer}
+    told = {"event": event, "category": category, "success": success, "request_id": visit.id, "path": visit.label}
+    return {**told, "key_id": key, **fields, "source": visit.peer}
 
 
 def _owner_of(visit: Visit) -> int | None:

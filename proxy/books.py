@@ -19,8 +19,8 @@ from proxy.telemetry import Telemetry
 _TEXT_LIMIT = 200
 """Of what others name: models in requests and answers."""
 
-Charge = Callable[[str, int], None]
-"""Told (id of the caller's key, tokens) of each answer."""
+Charge = Callable[[str, int, str | None], None]
+"""Told (id of the caller's key, tokens, the provider that was asked or None) of each answer."""
 
 
 class Books:
@@ -58,7 +58,7 @@ class Books:
             given = taken = cached = None
         else:
             given, taken, cached = usage.input, usage.output, usage.cached
-            self._charge(caller, given + taken)
+            self._charge(caller, given + taken, None if account.cache == "hit" else account.provider)
         if self._ledger is not None:
             self._ledger.record(
                 (

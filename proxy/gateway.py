@@ -17,6 +17,7 @@ from proxy.call import Account, Call, Operation
 from proxy.clock import Clock
 from proxy.dialects.openai import whole_of
 from proxy.errors import ApiError, ConfigError
+from proxy.limits.admission import Limits
 from proxy.metrics import Metrics
 from proxy.providers import local, openai
 from proxy.providers.attempts import Attempts
@@ -69,7 +70,9 @@ class Reply:
 class Gateway:
     """One per worker. Everything but `answer` is quick and may be called from any handler."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, clock: Clock, limits: Limits | None = None) -> None:
+        """`limits` are those of the app too; None: of its own."""
+        self._limits = limits or Limits(settings, metrics, clock)
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
@@ -134,6 +137,8 @@ class Gateway:
         try:
             request = _parse(operation, body, headers, request_id, caller, int(self._clock.wall()))
             account.model_asked, account.stream = request.model, request.stream
+            if request.stream:
+                self._limits.streams.enter(caller, account)
             return await self._answer(request, headers, account)
         except ApiError as error:
             account.error = error.code

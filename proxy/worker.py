@@ -19,6 +19,7 @@ from proxy.app import App
 from proxy.clock import Clock, SystemClock
 from proxy.control import Answer, Call, ControlServer, Document, not_found
 from proxy.gateway import Gateway
+from proxy.limits.admission import Limits
 from proxy.logs import LogWriter, bridge_logging
 from proxy.metrics import Metrics
 from proxy.server import Server
@@ -66,8 +67,9 @@ class Worker:
         self._metrics = Metrics(settings.run_dir / "metrics", order.incarnation)
         self._log = LogWriter(settings.log, clock, order.log_fd)
         bridge_logging(self._log, settings.log)
-        self._gateway = Gateway(settings, self._metrics, clock)
-        self._app = App(settings, self._gateway, self._metrics, self._log, clock)
+        self._limits = Limits(settings, self._metrics, clock)
+        self._gateway = Gateway(settings, self._metrics, clock, self._limits)
+        self._app = App(settings, self._gateway, self._metrics, self._log, clock, self._limits)
         self._server = Server(self._app, self._app.bounds)
         self._ordered = asyncio.Event()
         self._loop_lag_seconds = 0.0
@@ -77,6 +79,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._drain)
         loop.add_signal_handler(signal.SIGINT, lambda: None)
+        loop.add_signal_handler(signal.SIGUSR1, self._log.reopen)
         loop.add_reader(self._order.life_fd, self._master_gone)
         listener = socket.socket(fileno=self._order.listen_fd)
         control = ControlServer(self._settings.run_dir / f"worker-{self._order.slot}.sock", self._route)
@@ -94,6 +97,7 @@ class Worker:
             await self._app.books.close()
             loop.remove_reader(self._order.life_fd)
             listener.close()
+            self._limits.close()
             self._metrics.close()
             self._log.close()
 

@@ -23,8 +23,6 @@ ANONYMOUS = "anonymous"
 
 log = logging.getLogger("proxy.security")
 
-Headers = list[tuple[bytes, bytes]]
-
 
 class Meter:
     """The windows of one caller or provider: requests, tokens, or both."""
@@ -68,11 +66,17 @@ class Meter:
             self.tokens.look(now)
             self.tokens.add(tokens)
 
-    def headers(self) -> Headers:
-        """`x-ratelimit-*`, as of the last look."""
+    def lines(self) -> bytes:
+        """The header lines `x-ratelimit-*`, as of the last look."""
         requests, tokens = self.requests, self.tokens
-        told = [] if requests is None else self._requests_told.headers(requests)
-        return told if tokens is None else told + self._tokens_told.headers(tokens)
+        told = b"" if requests is None else self._requests_told.lines(requests)
+        return told if tokens is None else told + self._tokens_told.lines(tokens)
+
+    def headers(self) -> Iterator[tuple[bytes, bytes]]:
+        """The same one by one."""
+        for line in self.lines().splitlines():
+            name, _, value = line.partition(b": ")
+            yield name, value
 
 
 class KeyLimits:
@@ -86,15 +90,16 @@ class KeyLimits:
         self._meters: dict[str, Meter | None] = {}
         self._refused = metrics.counter("rate_limited_total", "Requests refused for a caller's limit.", ("type",))
 
-    def admit(self, caller: str) -> Headers:
-        """Counts one request of that key and returns the headers that tell of its limits; ApiError 429 beyond them."""
+    def admit(self, caller: str) -> bytes:
+        """Counts one request of that key and returns the header lines that tell of its limits; ApiError 429 beyond
+        them."""
         meter = self._meter(caller)
         if meter is None:
-            return []
+            return b""
         now = self._clock.monotonic()
         full = meter.take(now)
         if full is None:
-            return meter.headers()
+            return meter.lines()
         kind = "requests" if full is meter.requests else "tokens"
         self._refused.inc(kind)
         if now >= meter.told_until:
@@ -162,29 +167,32 @@ class ProviderLimits:
 
 
 class OpenStreams:
-    """How many streams each key has open at this worker."""
+    """How many streams each key has open at this worker. Each is named by the object that lives as long as it does."""
 
     def __init__(self, most: int | None) -> None:
         self._most = most
+        self._callers: dict[int, str] = {}
         self._open: Counter[str] = Counter()
 
-    def enter(self, caller: str) -> None:
-        """One more, until `leave`. ApiError 429 if the key has as many as it may, and then nothing is to be left."""
+    def enter(self, caller: str, stream: object) -> None:
+        """One more, until it leaves. ApiError 429 if the key has as many as it may."""
         if self._most is None:
             return
         if self._open[caller] >= self._most:
             raise ApiError(
                 429,
-                f"This key has {self._most} streams open, which is as many as it may; end one first.",
+                f"This key has {self._open[caller]} streams open, which is as many as it may; end one first.",
                 type="streams",
                 code="rate_limit_exceeded",
                 headers=((b"retry-after", b"1"),),
             )
         self._open[caller] += 1
+        self._callers[id(stream)] = caller
 
-    def leave(self, caller: str) -> None:
-        """One that was let in has ended."""
-        if self._most is not None:
+    def leave(self, stream: object) -> None:
+        """It has ended; one that never entered needs nothing."""
+        caller = self._callers.pop(id(stream), None)
+        if caller is not None:
             self._open[caller] -= 1
             if not self._open[caller]:
                 del self._open[caller]
@@ -264,20 +272,22 @@ def _too_many(kind: str, full: Window, meter: Meter) -> ApiError:
 class _Told:
     """The three headers of one window. What stays as it is, is made once."""
 
-    __slots__ = ("_limit", "_remaining", "_reset", "_reset_name", "_shown")
+    __slots__ = ("_form", "_kind", "_limit", "_shown")
 
     def __init__(self, kind: bytes, limit: int) -> None:
-        self._limit = (b"x-ratelimit-limit-" + kind, b"%d" % limit)
-        self._remaining = b"x-ratelimit-remaining-" + kind
-        self._reset_name = b"x-ratelimit-reset-" + kind
+        self._kind, self._limit = kind, limit
         self._shown = -1
-        self._reset = (self._reset_name, b"0s")
+        self._form = b""
 
-    def headers(self, window: Window) -> Headers:
+    def lines(self, window: Window) -> bytes:
         seconds = int(window.reset() + 0.99)
         if seconds != self._shown:
-            self._shown, self._reset = seconds, (self._reset_name, span(seconds))
-        return [self._limit, (self._remaining, b"%d" % window.remaining()), self._reset]
+            self._shown = seconds
+            self._form = (
+                b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-reset-%b: %b\r\nx-ratelimit-remaining-%b: %%d\r\n"
+                % (self._kind, self._limit, self._kind, span(seconds), self._kind)
+            )
+        return self._form % window.remaining()
 
 
 def span(seconds: int) -> bytes:
