@@ -93,6 +93,7 @@ class Master:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._order_stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._task(self._reload()))
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
         control = ControlServer(self._plan.run_dir / "master.sock", self._route)
         await control.start()
         self._good.set(1)
@@ -343,6 +344,12 @@ class Master:
         self._fill()
         answer = await self._recycle_all()
         say("reloaded" if answer.status == 200 else f"reloaded, but not everywhere: {answer.document}")
+
+    def _reopen_logs(self) -> None:
+        """Tells the workers that their logs were moved away; one that only starts opens the new ones anyway."""
+        for child in [child for slot in (*self._slots.values(), *self._retired) for child in slot.processes]:
+            if child.serving is not None:
+                child.send(signal.SIGUSR1)
 
     def _order_stop(self) -> None:
         """The first order drains; a second one ends what still drains."""
