@@ -10,13 +10,14 @@ from pathlib import Path
 from tests.bench import checking, footprint, recovery, request_cost
 from tests.bench.figures import BenchError, Figure, table, write
 from tests.bench.machine import PEERS, describe, peer
+from tests.bench.peers import GATEWAYS
 from tests.bench.soak import soak
 
-_PARTS: dict[str, Callable[[bool], Iterator[Figure]]] = {
+_PARTS: dict[str, Callable[[bool, Path | None], Iterator[Figure]]] = {
     "requests": request_cost.measure,
-    "recovery": recovery.measure,
-    "checking": checking.measure,
-    "footprint": footprint.measure,
+    "recovery": lambda quick, _: recovery.measure(quick),
+    "checking": lambda quick, _: checking.measure(quick),
+    "footprint": lambda quick, _: footprint.measure(quick),
 }
 
 
@@ -26,6 +27,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}, or soak; all but soak")
     parser.add_argument("--quick", action="store_true", help="short measurements, nothing written")
     parser.add_argument("--minutes", type=float, default=30.0, help="of soak")
+    parser.add_argument("--peers", type=_directory, metavar="DIR", help="where install_peers.sh has put other gateways")
     parser.add_argument("--output", type=Path, default=Path("bench"), help="where results are written")
     arguments = parser.parse_args()
     parts = arguments.parts or list(_PARTS)
@@ -34,14 +36,15 @@ def main() -> int:
     if "soak" in parts:
         return _soak(arguments.minutes)
     missing = [f"{name} (Debian package {package})" for name, (_, package) in PEERS.items() if peer(name) is None]
+    missing += [f"{one.name} (--peers DIR)" for one in GATEWAYS if not one.installed(arguments.peers)]
     for each in missing:
-        print(f"not installed, its rows are left out: {each}")
+        print(f"not installed, not measured: {each}")
     machine = describe()
     figures: list[Figure] = []
     failed = []
     for part in parts:
         try:
-            for figure in _PARTS[part](arguments.quick):
+            for figure in _PARTS[part](arguments.quick, arguments.peers):
                 figures.append(figure)
                 print(table([figure]), flush=True)
         except BenchError as error:
@@ -52,6 +55,10 @@ def main() -> int:
         write(arguments.output, machine, figures, [*missing, *failed])
         print(f"written to {arguments.output}/results.json and {arguments.output}/README.md")
     return 1 if failed else 0
+
+
+def _directory(text: str) -> Path:
+    return Path(text).resolve()
 
 
 def _soak(minutes: float) -> int:

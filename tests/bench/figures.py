@@ -63,7 +63,8 @@ def _ratio(value: float) -> str:
 
 
 def _cells(figure: Figure) -> tuple[str, ...]:
-    theirs = "" if figure.theirs is None else f"{_number(figure.theirs)} {figure.unit} ({figure.peer})"
+    absent = f"({figure.peer}: not installed)" if figure.peer else ""
+    theirs = absent if figure.theirs is None else f"{_number(figure.theirs)} {figure.unit} ({figure.peer})"
     ratio = "" if figure.ratio is None else _ratio(figure.ratio)
     aim = ""
     if figure.aim is not None:
@@ -81,7 +82,8 @@ def _parts(figures: Iterable[Figure]) -> Iterable[tuple[str, list[tuple[str, ...
 def table(figures: Sequence[Figure]) -> str:
     """For a terminal: aligned columns under each part's title."""
     parts = list(_parts(figures))
-    widths = [max(len(row[at]) for _, rows in parts for row in (*rows, _HEADINGS)) for at in range(len(_HEADINGS))]
+    all_rows = [_HEADINGS, *(row for _, rows in parts for row in rows)]
+    widths = [max(len(row[at]) for row in all_rows) for at in range(len(_HEADINGS))]
 
     def line(cells: Sequence[str]) -> str:
         first, *rest = zip(cells, widths, strict=True)
@@ -113,7 +115,8 @@ _METHOD = """\
 `make bench` writes this page and `results.json`. Everything is measured in one run on one machine, ours and the peer
 with the same partner, so the ratios carry over to other machines and the absolute figures do not. CPU is what the
 kernel charged to the server's processes alone, user and system, by each process's CPU clock; load generator and
-upstream are not counted. Both proxies write one access log line per request, as they do when installed; streams are
+upstream are not counted. llm-proxy has everything on: a caller's key, limits, cache, ledger, JSON log, metrics; nginx
+writes its access log; the gateways run as installed, one process each, the caller's key checked. Streams are
 not buffered. Monit runs at a 1 s cycle and restarts all of llm-proxy by a start script; kills come at random points
 of its cycle. Times to repair are medians, with the range behind them; asking goes on every millisecond over fresh
 connections. Nothing here is asserted: a missed aim is written down as missed."""

@@ -11,7 +11,6 @@ from statistics import median
 from tests.bench.figures import Aim, BenchError, Figure
 from tests.bench.lab import BIN, Proxy, lab, only
 from tests.bench.machine import children, rss_mib, uss_mib
-from tests.bench.recovery import first_good_answer
 
 _WATCHDOG_MIB = 50.0
 _WORKER_MIB = 45.0
@@ -41,16 +40,6 @@ def measure(quick: bool) -> Iterator[Figure]:
         commands = [_status(place.root / "proxywatch.yaml", place.root) for _ in range(2 * rounds)]
         aim = Aim(_STATUS_MS, "figure")
         yield Figure("Start", "proxywatch status, start included", median(commands) * 1000, "ms", aim=aim)
-    starts = [_cold_start() for _ in range(rounds)]
-    yield Figure("Start", "llm-proxy, from exec to the first good answer", median(starts) * 1000, "ms")
-
-
-def _cold_start() -> float:
-    with lab() as place:
-        file, port = place.configure_proxy("llm-proxy", only(place.upstream()), workers=2)
-        began = time.perf_counter()
-        place.start("llm-proxy", [BIN / "llm-proxy", "run", "--config", file])
-        return first_good_answer(port, began)[0]
 
 
 def _status(file: Path, directory: Path) -> float:

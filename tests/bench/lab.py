@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,8 +75,17 @@ class Lab:
         self.root = root
         self._started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, name: str, argv: Sequence[str | Path], *, port: int | None = None) -> subprocess.Popen[bytes]:
-        """Starts a program in the lab's directory; with `port`, returns once it answers there below 500."""
+    def start(
+        self,
+        name: str,
+        argv: Sequence[str | Path],
+        *,
+        port: int | None = None,
+        path: str = "/health/live",
+        environment: Mapping[str, str] | None = None,
+        seconds: float = _START_SECONDS,
+    ) -> subprocess.Popen[bytes]:
+        """Starts a program in the lab's directory; with `port`, returns once it answers there at `path` below 500."""
         log = self.root / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -86,16 +95,18 @@ class Lab:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                env=os.environ | {"PYTHONPATH": str(REPOSITORY), "PATH": f"{BIN}:{os.environ['PATH']}"},
+                env=os.environ
+                | {"PYTHONPATH": str(REPOSITORY), "PATH": f"{BIN}:{os.environ['PATH']}"}
+                | dict(environment or {}),
             )
         self._started.append(process)
 
         def answers() -> bool:
             if process.poll() is not None:
                 raise BenchError(f"{name} ended with {process.returncode}: {log.read_text()[-600:]}")
-            return port is None or get(port, "/health/live")[0] < 500
+            return port is None or get(port, path)[0] < 500
 
-        until(f"{name} answers", answers, _START_SECONDS)
+        until(f"{name} answers", answers, seconds)
         return process
 
     @property
@@ -109,8 +120,13 @@ class Lab:
         self.start(f"upstream-{port}", [sys.executable, "-m", "tests.bench.fast_upstream", str(port)], port=port)
         return port
 
-    def configure_proxy(self, name: str, providers: Providers, workers: int) -> tuple[Path, int]:
-        """Writes the shipped llm-proxy.yaml with other ports, paths and providers; the file and its port."""
+    def configure_proxy(
+        self, name: str, providers: Providers, workers: int, changes: Mapping[str, Any] | None = None
+    ) -> tuple[Path, int]:
+        """Writes the shipped llm-proxy.yaml with other ports, paths and providers; the file and its port.
+
+        `changes` go into its sections.
+        """
         port = free_port()
         shipped = yaml.safe_load((REPOSITORY / "config/llm-proxy.yaml").read_text())
         shipped |= {
@@ -122,13 +138,15 @@ class Lab:
         }
         shipped["auth"]["keys"][0]["key_file"] = str(self.root / name / "admin.key")
         shipped["log"]["file"] = str(self.root / name / "llm_proxy.log")
+        for section, values in (changes or {}).items():
+            shipped[section] = shipped.get(section, {}) | values
         file = self.root / f"{name}.yaml"
         file.write_text(yaml.safe_dump(shipped))
         return file, port
 
-    def proxy(self, name: str, providers: Providers, workers: int) -> Proxy:
+    def proxy(self, name: str, providers: Providers, workers: int, changes: Mapping[str, Any] | None = None) -> Proxy:
         """Starts llm-proxy and waits until all workers serve."""
-        file, port = self.configure_proxy(name, providers, workers)
+        file, port = self.configure_proxy(name, providers, workers, changes)
         process = self.start(name, [BIN / "llm-proxy", "run", "--config", file], port=port)
         proxy = Proxy(file, port, self.root / name / "run" / "master.sock", process.pid)
         until("all workers serve", lambda: len(proxy.workers()) == workers, _START_SECONDS)

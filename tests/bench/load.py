@@ -35,6 +35,9 @@ end
 """
 
 
+Headers = tuple[tuple[str, str], ...]
+
+
 class Kind(Enum):
     """What is asked: body, headers, and whether each request differs from the one before."""
 
@@ -43,12 +46,13 @@ class Kind(Enum):
     STORED = ("", "", _DIFFERENT)
     STREAM = (',"stream":true', 'wrk.headers["cache-control"] = "no-store"', _SAME)
 
-    def script(self) -> str:
+    def script(self, headers: Headers = ()) -> str:
         """As wrk reads it."""
-        more, headers, requests = self.value
+        more, own, requests = self.value
+        lines = "\n".join([own, *(f'wrk.headers["{name}"] = "{value}"' for name, value in headers)])
         said = "Please tell me in a few words what the weather will be like in Trieste. " * 3
         body = f'{{"model":"demo-small","messages":[{{"role":"user","content":"{said}NUMBER"}}]{more}}}'
-        return _LUA % {"headers": headers, "body": body, "requests": requests}
+        return _LUA % {"headers": lines, "body": body, "requests": requests}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +71,30 @@ class Load:
         return self.requests / self.seconds
 
 
-def run(directory: Path, kind: Kind, port: int, connections: int, seconds: float) -> Load:
+def run(directory: Path, kind: Kind, port: int, connections: int, seconds: float, headers: Headers = ()) -> Load:
     """Puts full load on 127.0.0.1:`port`. BenchError if a request failed: the figures would be of something else."""
-    load = _wrk(directory, kind, port, connections, seconds, "")
+    load = _wrk(directory, kind, port, connections, seconds, kind.script(headers))
     if load.errors or not load.requests:
         raise BenchError(f"{load.errors} of {load.requests} requests failed ({kind.name.lower()}, port {port})")
     return load
 
 
-def paced(directory: Path, kind: Kind, port: int, connections: int, seconds: float, rate: float) -> Load:
+def paced(
+    directory: Path, kind: Kind, port: int, connections: int, seconds: float, rate: float, headers: Headers = ()
+) -> Load:
     """About `rate` requests a second, a little less by the time that answers take; failed ones are in `errors`."""
     milliseconds = round(connections / rate * 1000)
-    return _wrk(directory, kind, port, connections, seconds, f"function delay() return {milliseconds} end")
+    pace = f"function delay() return {milliseconds} end"
+    return _wrk(directory, kind, port, connections, seconds, kind.script(headers) + pace)
 
 
-def _wrk(directory: Path, kind: Kind, port: int, connections: int, seconds: float, pace: str) -> Load:
+def _wrk(directory: Path, kind: Kind, port: int, connections: int, seconds: float, script: str) -> Load:
     program = peer("wrk")
     if program is None:
         raise BenchError("wrk is not installed")
-    script = directory / f"{kind.name.lower()}.lua"
-    script.write_text(kind.script() + pace)
-    argv = [program, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s", "-s", str(script)]
+    file = directory / f"{kind.name.lower()}-{port}.lua"
+    file.write_text(script)
+    argv = [program, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s", "-s", str(file)]
     said = subprocess.run([*argv, f"http://127.0.0.1:{port}"], capture_output=True, text=True, check=False)
     result = next((line for line in said.stdout.splitlines() if line.startswith("RESULT ")), None)
     if result is None:

@@ -1,53 +1,34 @@
-"""CPU per request and per stream chunk, and latency added, beside nginx before the same upstream."""
+"""CPU per request and per stream chunk, and latency added, beside other proxies before the same upstream.
+
+llm-proxy runs with all that it has: callers' keys, limits, cache, ledger, JSON log, metrics.
+"""
 
 from __future__ import annotations
 
-import getpass
+import hashlib
 import json
-import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
+from tests.bench.at_rest import at_rest
 from tests.bench.figures import Aim, BenchError, Figure
-from tests.bench.lab import Lab, free_port, get, lab, only
-from tests.bench.load import Kind, run
-from tests.bench.machine import children, cpu_seconds, peer
+from tests.bench.lab import Lab, get, lab, only
+from tests.bench.load import Kind, Load, run
+from tests.bench.machine import cpu_seconds, peer
+from tests.bench.peers import Target, gateways, nginx
+
+T = TypeVar("T")
 
 _CONNECTIONS = (16, 64)
 _STREAMS = 32
-_AIM = Aim(12.0, "ratio")
-_NGINX = """
-%(user)s
-daemon off;
-worker_processes 1;
-pid nginx.pid;
-error_log nginx-error.log;
-events { worker_connections 1024; }
-http {
-  access_log nginx-access.log;
-  client_body_temp_path body;
-  proxy_temp_path temporary;
-  fastcgi_temp_path temporary;
-  uwsgi_temp_path temporary;
-  scgi_temp_path temporary;
-  keepalive_requests 1000000000;
-  upstream provider { server 127.0.0.1:%(upstream)d; keepalive 256; keepalive_requests 1000000000; }
-  proxy_http_version 1.1;
-  proxy_set_header Connection "";
-  server { listen 127.0.0.1:%(port)d; location / { proxy_pass http://provider; } }
-  server { listen 127.0.0.1:%(streaming)d; location / { proxy_pass http://provider; proxy_buffering off; } }
-}
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A proxy under load. `streaming` is the port for streams."""
-
-    port: int
-    streaming: int
-    pids: list[int]
+_OF_NGINX = Aim(10.0, "ratio")
+_OF_PORTKEY = Aim(0.2, "ratio")
+_HIT = Aim(80.0, "figure")
+_ADDED = Aim(1500.0, "figure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,74 +40,81 @@ class Length:
     warm_up_seconds: float = 1.0
 
 
-def measure(quick: bool) -> Iterator[Figure]:
-    """All rows of this part."""
-    length = Length(1, 1) if quick else Length(3, 3)
-    if peer("wrk") is None:
-        return
-    with lab() as place:
-        upstream = place.upstream()
-        nginx = _nginx(place, upstream)
-        proxies = {}
-        for workers in (1, 2):
-            proxy = place.proxy(f"llm-proxy-{workers}", only(upstream), workers)
-            proxies[workers] = Target(proxy.port, proxy.port, proxy.pids())
-        yield from _requests(place, proxies, nginx, length)
-        yield from _streams(place, proxies[1], nginx, upstream, length)
-        yield from _latencies(place, proxies[1], nginx, upstream, length)
-
-
-def _nginx(place: Lab, upstream: int) -> Target | None:
-    program = peer("nginx")
-    if program is None:
-        return None
-    port, streaming = free_port(), free_port()
-    user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
-    file = place.root / "nginx.conf"
-    file.write_text(_NGINX % {"user": user, "upstream": upstream, "port": port, "streaming": streaming})
-    argv = [program, "-p", str(place.root), "-c", str(file), "-e", str(place.root / "nginx-error.log")]
-    process = place.start("nginx", argv, port=port)
-    return Target(port, streaming, [process.pid, *children(process.pid)])
-
-
-_ROWS = tuple(
-    (kind, what, workers)
-    for kind, what in ((Kind.PROXIED, "proxied"), (Kind.STORED, "proxied and stored"), (Kind.HIT, "cache hit"))
-    for workers in (1, 2)
-)
-
-
 @dataclass(frozen=True, slots=True)
 class _Cost:
     microseconds: float
     rate: float
 
 
-def _requests(place: Lab, proxies: dict[int, Target], nginx: Target | None, length: Length) -> Iterator[Figure]:
+def everything_on(place: Lab, name: str, upstream: int, workers: int) -> Target:
+    """Our proxy, for callers with a key and with limits that are kept but never reached."""
+    token = secrets.token_urlsafe(24)
+    user = {"id": "bench", "sha256": hashlib.sha256(token.encode()).hexdigest()}
+    admin = {"id": "admin", "role": "admin", "key_file": str(place.root / name / "admin.key")}
+    changes = {
+        "auth": {"anonymous_loopback": "none", "keys": [admin, user]},
+        "limits": {"per_key": {"requests": 10**9, "tokens": 10**12}},
+        "ledger": {"enabled": True},
+    }
+    proxy = place.proxy(name, only(upstream), workers, changes)
+    headers = (("authorization", f"Bearer {token}"),)
+    return Target(f"llm-proxy, {workers} worker{'s' * (workers > 1)}", proxy.port, proxy.port, proxy.pids(), headers)
+
+
+def measure(quick: bool, peers: Path | None) -> Iterator[Figure]:
+    """All rows of this part. `peers` is the directory of `install_peers.sh`."""
+    length = Length(1, 2) if quick else Length(3, 3)
+    if peer("wrk") is None:
+        return
+    with lab() as place:
+        upstream = place.upstream()
+        one, two = (everything_on(place, f"llm-proxy-{workers}", upstream, workers) for workers in (1, 2))
+        beside = {"nginx": nginx(place, upstream), **gateways(place, peers, upstream)}
+        yield from _requests(place, one, two, beside, length)
+        yield from _streams(place, one, beside, upstream, length)
+        yield from _latencies(place, one, beside, upstream, length)
+    yield from at_rest(quick, peers)
+
+
+def _requests(
+    place: Lab, one: Target, two: Target, beside: dict[str, Target | None], length: Length
+) -> Iterator[Figure]:
+    present = [target for target in beside.values() if target is not None]
+    turns = [(Kind.PROXIED, target) for target in (one, two, *present)]
+    turns += [(kind, target) for kind in (Kind.STORED, Kind.HIT) for target in (one, two)]
     for connections in _CONNECTIONS:
-        turns = {(kind, workers): (kind, proxies[workers]) for kind, _, workers in _ROWS}
-        if nginx is not None:
-            turns[Kind.PROXIED, 0] = (Kind.PROXIED, nginx)
-        costs: dict[tuple[Kind, int], list[_Cost]] = {turn: [] for turn in turns}
-        for kind, target in turns.values():
-            run(place.root, kind, target.port, connections, length.warm_up_seconds)
+        costs: dict[tuple[Kind, str], list[_Cost]] = {(kind, target.name): [] for kind, target in turns}
+        for kind, target in turns:
+            run(place.root, kind, target.port, connections, length.warm_up_seconds, target.headers)
         for _ in range(length.rounds):
-            for turn, (kind, target) in turns.items():
-                costs[turn].append(_cost(place, target, kind, connections, length.seconds))
+            for kind, target in turns:
+                costs[kind, target.name].append(_cost(place, target, kind, connections, length.seconds))
         middle = {turn: _middle(measured) for turn, measured in costs.items()}
-        theirs = middle.get((Kind.PROXIED, 0))
-        for kind, what, workers in _ROWS:
-            ours = middle[kind, workers]
-            yield Figure(
-                "CPU per request",
-                f"{what}, {connections} connections, {workers} worker{'s' * (workers > 1)}",
-                ours.microseconds,
-                "µs",
-                "nginx proxying",
-                None if theirs is None else theirs.microseconds,
-                _AIM if kind is Kind.PROXIED and connections == 16 else None,
-                f"{ours.rate:,.0f}/s" + (f", nginx {theirs.rate:,.0f}/s" if theirs else ""),
-            )
+        for name in beside:
+            aim = {"nginx": _OF_NGINX, "Portkey": _OF_PORTKEY}.get(name)
+            theirs = middle.get((Kind.PROXIED, name))
+            yield _figure("proxied", connections, one, middle[Kind.PROXIED, one.name], name, theirs, aim)
+        theirs = middle.get((Kind.PROXIED, "nginx"))
+        yield _figure("proxied", connections, two, middle[Kind.PROXIED, two.name], "nginx", theirs)
+        for kind, what, aim in ((Kind.STORED, "proxied and stored", None), (Kind.HIT, "cache hit", _HIT)):
+            for target in (one, two):
+                mine = aim if target is one else None
+                yield _figure(what, connections, target, middle[kind, target.name], "nginx", theirs, mine)
+
+
+def _figure(
+    what: str, connections: int, target: Target, ours: _Cost, name: str, theirs: _Cost | None, aim: Aim | None = None
+) -> Figure:
+    return Figure(
+        "CPU per request",
+        f"{what}, {connections} connections, {target.name.removeprefix('llm-proxy, ')}",
+        ours.microseconds,
+        "µs",
+        name,
+        None if theirs is None else theirs.microseconds,
+        aim,
+        f"{ours.rate:,.0f}/s" + (f", {name} {theirs.rate:,.0f}/s" if theirs else ""),
+    )
 
 
 def _middle(costs: list[_Cost]) -> _Cost:
@@ -135,37 +123,62 @@ def _middle(costs: list[_Cost]) -> _Cost:
 
 def _cost(place: Lab, target: Target, kind: Kind, connections: int, seconds: float) -> _Cost:
     before = cpu_seconds(target.pids)
-    load = run(place.root, kind, target.port, connections, seconds)
+    load = run(place.root, kind, target.port, connections, seconds, target.headers)
     return _Cost((cpu_seconds(target.pids) - before) / load.requests * 1e6, load.rate)
 
 
-def _streams(place: Lab, ours: Target, nginx: Target | None, upstream: int, length: Length) -> Iterator[Figure]:
+def _streams(
+    place: Lab, ours: Target, beside: dict[str, Target | None], upstream: int, length: Length
+) -> Iterator[Figure]:
     def cost(target: Target) -> float:
         chunks, cpu = _chunks(upstream), cpu_seconds(target.pids)
-        run(place.root, Kind.STREAM, target.streaming, _STREAMS, length.seconds + 1)
+        run(place.root, Kind.STREAM, target.streaming, _STREAMS, length.seconds + 1, target.headers)
         sent = _chunks(upstream) - chunks
         if not sent:
             raise BenchError("no chunk was streamed")
         return (cpu_seconds(target.pids) - cpu) / sent * 1e6
 
-    targets = [ours] if nginx is None else [ours, nginx]
-    rounds = [[cost(target) for target in targets] for _ in range(length.rounds)]
-    through, *beside = (median(costs) for costs in zip(*rounds, strict=True))
+    measured = _in_turns([ours, *beside.values()], length.rounds, cost)
+    costs = {name: median(each) for name, each in measured.items()}
     what = f"{_STREAMS} streams, a chunk every 10 ms in each, 1 worker"
-    yield Figure("CPU per stream chunk", what, through, "µs", "nginx", next(iter(beside), None))
+    for name in beside:
+        yield Figure("CPU per stream chunk", what, costs[ours.name], "µs", name, costs.get(name))
 
 
 def _chunks(upstream: int) -> int:
     return int(json.loads(get(upstream, "/counts")[1])["chunks"])
 
 
-def _latencies(place: Lab, ours: Target, nginx: Target | None, upstream: int, length: Length) -> Iterator[Figure]:
-    ports = [upstream, ours.port] if nginx is None else [upstream, ours.port, nginx.port]
-    rounds = [[run(place.root, Kind.PROXIED, port, 1, length.seconds) for port in ports] for _ in range(length.rounds)]
-    for name in ("p50", "p99"):
-        direct, through, *beside = (
-            median(getattr(load, name) for load in loads) for loads in zip(*rounds, strict=True)
-        )
-        theirs = beside[0] - direct if beside else None
-        what = f"{name}, over {direct:.0f} µs without a proxy"
-        yield Figure("Latency added at one connection", what, through - direct, "µs", "nginx", theirs)
+def _latencies(
+    place: Lab, ours: Target, beside: dict[str, Target | None], upstream: int, length: Length
+) -> Iterator[Figure]:
+    direct = Target("direct", upstream, upstream, [])
+
+    def load(target: Target) -> Load:
+        return run(place.root, Kind.PROXIED, target.port, 1, length.seconds, target.headers)
+
+    loads = _in_turns([direct, ours, *beside.values()], length.rounds, load)
+    for at, aim in (("p50", None), ("p99", _ADDED)):
+        took = {name: median(getattr(one, at) for one in measured) for name, measured in loads.items()}
+        without = took["direct"]
+        for name in beside:
+            theirs = took[name] - without if name in took else None
+            yield Figure(
+                "Latency added at one connection",
+                f"{at}, over {without:.0f} µs without a proxy",
+                took[ours.name] - without,
+                "µs",
+                name,
+                theirs,
+                aim if name == "nginx" else None,
+            )
+
+
+def _in_turns(targets: Sequence[Target | None], rounds: int, look: Callable[[Target], T]) -> dict[str, list[T]]:
+    """What was seen of each target that is there; all take their turn in each round."""
+    found: dict[str, list[T]] = {}
+    for _ in range(rounds):
+        for target in targets:
+            if target is not None:
+                found.setdefault(target.name, []).append(look(target))
+    return found
