@@ -11,9 +11,12 @@ from proxy.dialects.anthropic.terms import finish_of, stop_reason_of, usage_of
 from proxy.dialects.contract import Delta, Meaning, ToolDelta
 from proxy.dialects.sse import data_of
 
+_CONTENT = Meaning.CONTENT
+_DATA = b"\ndata: "
+"""What follows an event's name, as Anthropic writes it."""
 _NOTHING = Delta(Meaning.NOTHING)
 _NOT_TOLD = Delta(Meaning.NOTHING, told=False)
-_CONTENT_NOT_TOLD = Delta(Meaning.CONTENT, told=False)
+_CONTENT_NOT_TOLD = Delta(_CONTENT, told=False)
 _MALFORMED = Delta(Meaning.MALFORMED)
 _DONE = Delta(Meaning.DONE)
 
@@ -39,7 +42,11 @@ class MessagesDecoder:
     def read(self, event: bytes) -> Delta:
         """What one event means. Never raises. Events of other types, `ping` and those that are still to come, mean
         nothing to us."""
-        data = data_of(event)
+        at = event.find(_DATA)
+        if at > 0 and event.find(b"\n", at + 1) == len(event) - 2:
+            data: bytes | None = event[at + len(_DATA) : -2]
+        else:
+            data = data_of(event)
         if data is None:
             return _NOTHING
         try:
@@ -79,7 +86,7 @@ class MessagesDecoder:
             case {"index": int(index), "content_block": {"type": "text"} as block}:
                 self._blocks[index] = None
                 text = block.get("text")
-                return Delta(Meaning.CONTENT, text=text) if isinstance(text, str) and text else _NOTHING
+                return Delta(_CONTENT, text=text) if isinstance(text, str) and text else _NOTHING
             case {"index": int(index), "content_block": {"type": "thinking"} as block}:
                 self._blocks[index] = None
                 text = block.get("thinking")
@@ -91,16 +98,19 @@ class MessagesDecoder:
                 arguments = orjson.dumps(given).decode() if given and isinstance(given, dict) else ""
                 if arguments:
                     self._argued.add(number)
-                return Delta(Meaning.CONTENT, tools=(ToolDelta(number, identity, name, arguments),))
+                return Delta(_CONTENT, tools=(ToolDelta(number, identity, name, arguments),))
             case {"index": int(index), "content_block": {"type": str(_)}}:
                 self._blocks[index] = None
                 return self._beyond_words()
         return _MALFORMED
 
     def _block_delta(self, said: Event) -> Delta:
-        match said.get("delta"):
-            case {"type": "text_delta", "text": str(text)}:
-                return Delta(Meaning.CONTENT, text=text) if text else _NOTHING
+        delta = said.get("delta")
+        if delta.__class__ is dict and delta.get("type") == "text_delta" and delta.get("text").__class__ is str:
+            return Delta(_CONTENT, delta["text"]) if delta["text"] else _NOTHING
+        match delta:
+            case {"type": "text_delta"}:
+                return _MALFORMED
             case {"type": "input_json_delta", "partial_json": str(part)}:
                 number = self._blocks.get(_index(said))
                 if number is None:
@@ -108,7 +118,7 @@ class MessagesDecoder:
                 if not part:
                     return _NOTHING
                 self._argued.add(number)
-                return Delta(Meaning.CONTENT, tools=(ToolDelta(number, arguments=part),))
+                return Delta(_CONTENT, tools=(ToolDelta(number, arguments=part),))
             case {"type": "thinking_delta", "thinking": str(text)}:
                 return self._thought(text)
             case {"type": str(_)}:
@@ -120,7 +130,7 @@ class MessagesDecoder:
         number = self._blocks.pop(_index(said), None)
         if number is None or number in self._argued:
             return _NOTHING
-        return Delta(Meaning.CONTENT, tools=(ToolDelta(number, arguments="{}"),))
+        return Delta(_CONTENT, tools=(ToolDelta(number, arguments="{}"),))
 
     def _message_delta(self, said: Event) -> Delta:
         self._usage = usage_of(said.get("usage"), self._usage)
@@ -129,12 +139,12 @@ class MessagesDecoder:
                 self.finished = True
                 finish = finish_of(reason)
                 told = not self._native or stop_reason_of(finish) == reason
-                return Delta(Meaning.CONTENT, finish=finish, usage=self._usage, told=told)
+                return Delta(_CONTENT, finish=finish, usage=self._usage, told=told)
         return Delta(Meaning.NOTHING, usage=self._usage)
 
     def _thought(self, text: str) -> Delta:
         """Thinking that is to be thought on by the same model needs its signature, which nobody else can give."""
-        return Delta(Meaning.CONTENT, reasoning=text, told=not self._native) if text else _NOTHING
+        return Delta(_CONTENT, reasoning=text, told=not self._native) if text else _NOTHING
 
     def _beyond_words(self) -> Delta:
         return _CONTENT_NOT_TOLD if self._native else _NOTHING
