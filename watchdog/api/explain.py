@@ -75,7 +75,7 @@ def _subject(parts: Parts, key: str, incident: Incident | None) -> Shape:
         rung = _acting(playbook, run, shape["now"])
         if rung is not None:
             answer = decision(parts, playbook, run, rung)
-            wish = parts.runner.wish(run, playbook, rung)
+            wish = parts.runner.clearance.wish(run, playbook, rung)
             shape["next"] = _next(parts, run, rung, answer)
             shape["budgets"] = _budgets(parts, playbook, wish)
             shape["backoff"] = _backoff(parts, wish)

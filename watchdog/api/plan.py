@@ -42,7 +42,7 @@ def imagined_run(parts: Parts, playbook: Playbook, target: str, incident: Incide
 def decision(parts: Parts, playbook: Playbook, run: Run, rung: Rung) -> Decision:
     """What the guards say to this rung now."""
     guards = parts.runner.guards
-    return guards.ask(parts.runner.wish(run, playbook, rung), playbook, run.incident_id)
+    return guards.ask(parts.runner.clearance.wish(run, playbook, rung), playbook, run.incident_id)
 
 
 def plan(parts: Parts, playbook: Playbook, target: str, incident: Incident | None, trigger: str = "person") -> Shape:

@@ -163,7 +163,7 @@ def running(parts: Parts, run: Run, of: Incident | None) -> Shape:
     """A run under way. `doing` is evidence, waiting, acting or verifying; `waits_for` the refusals it waits out."""
     playbook = parts.runner.playbooks.get(run.playbook)
     place = current_rung(playbook, run) if playbook is not None else None
-    waiting = parts.runner.waiting(run.id)
+    waiting = parts.runner.clearance.waiting(run.id)
     effects = parts.runs.effects_of(run.id)
     open_effect = next((effect for effect in effects if effect.outcome is None), None)
     if waiting is not None:

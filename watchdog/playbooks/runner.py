@@ -17,24 +17,21 @@ from watchdog.clock import Clock
 from watchdog.core.incidents import TRANSITIONS, Incident, IncidentEvent
 from watchdog.core.ladder import Attempt, Exhausted, Finished, RungLimit, RungOutcome, Try, next_move
 from watchdog.core.model import IncidentState, Outcome
-from watchdog.core.permission import Approval, Decision, Reason, Wish
-from watchdog.core.routing import NoticeKind
 from watchdog.core.targets import parse_target
 from watchdog.errors import ActionError, StoreError
 from watchdog.playbooks.bell import Bell
+from watchdog.playbooks.clearance import CancelledError, Clearance, OverError
 from watchdog.playbooks.desk import Desk
-from watchdog.playbooks.effects import Effects, build, kind_of
+from watchdog.playbooks.effects import Effects, kind_of
 from watchdog.playbooks.evidence import Evidence
 from watchdog.playbooks.guards import Guards
 from watchdog.playbooks.schema import Playbook, Rung, fill
 from watchdog.playbooks.verification import Verifier
 from watchdog.store.runs import Run, Runs
-from watchdog.units import format_duration
 
 log = logging.getLogger("proxywatch.playbook")
 
-RECONSIDER_SECONDS = 5.0
-"""How often a waiting run asks the guards again when nothing wakes it earlier."""
+STORE_AGAIN_SECONDS = 5.0
 
 
 class Runner:
@@ -66,13 +63,17 @@ class Runner:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         # What a crash left under way keeps its incident busy from the first moment, long before `resume`.
         self._incidents: dict[int, int] = {r.incident_id: r.id for r in runs.unended() if r.incident_id is not None}
-        self._waiting: dict[int, Decision] = {}
-        self._cancelled: dict[int, str] = {}
+        self.clearance = Clearance(
+            desk=desk,
+            runs=runs,
+            guards=guards,
+            verifier=verifier,
+            effects=self._effects,
+            context=context,
+            bell=bell,
+            clock=clock,
+        )
         desk.busy = lambda incident_id: incident_id in self._incidents
-
-    def waiting(self, run_id: int) -> Decision | None:
-        """The refusals that a run waits for now; None if it does not wait."""
-        return self._waiting.get(run_id)
 
     def run_of(self, incident_id: int) -> int | None:
         """The run under way for an incident."""
@@ -94,7 +95,7 @@ class Runner:
         run = self._runs.get(run_id)
         if run is None or run.ended_at is not None:
             raise KeyError(run_id)
-        self._cancelled[run_id] = who
+        self.clearance.cancelled[run_id] = who
         self._desk.tell(run.incident_id, "cancelling", f"{who} cancelled run {run_id}")
         self._bell.ring()
         return run
@@ -201,10 +202,10 @@ class Runner:
         while True:
             try:
                 await self._drive(run, playbook)
-            except _OverError:
+            except OverError:
                 self._cancel(run, "what it answers no longer fires, and nothing had to be done")
                 return
-            except _CancelledError as error:
+            except CancelledError as error:
                 self._give_up(run, str(error))
                 return
             except StoreError as error:
@@ -221,7 +222,7 @@ class Runner:
     async def _when_remembered(self, run: Run) -> Run:
         """Waits until the store works again and what was begun without a record is reconciled."""
         while True:
-            await asyncio.sleep(RECONSIDER_SECONDS)
+            await asyncio.sleep(STORE_AGAIN_SECONDS)
             try:
                 await self._effects.reconcile(run)
                 return self._runs.get(run.id) or run
@@ -236,8 +237,7 @@ class Runner:
 
     def _release(self, run: Run) -> None:
         self.guards.unlock(run)
-        self._waiting.pop(run.id, None)
-        self._cancelled.pop(run.id, None)
+        self.clearance.forget(run.id)
         if run.incident_id is not None:
             if self._incidents.get(run.incident_id) == run.id:
                 del self._incidents[run.incident_id]
@@ -274,12 +274,12 @@ class Runner:
         if not done and rung.when and not self._verifier.holds(fill(rung.when, run.labels)):
             return RungOutcome.SKIPPED, "there is nothing for it to do"
         for index, step in enumerate(rung.steps):
-            self._heed(run)
+            self.clearance.heed(run)
             effect = done.get(index)
             if effect is not None:
                 outcome, note = effect.outcome, effect.note
             else:
-                ended = await self._clear_to_act(run, playbook, rung, begun=index > 0 or bool(done))
+                ended = await self.clearance.wait(run, playbook, rung, begun=index > 0 or bool(done))
                 if ended is not None:
                     return ended
                 outcome, note = await self._effects.perform(run, rung, attempt, index)
@@ -290,54 +290,6 @@ class Runner:
         verified, seen = await self._verifier.verify(run, playbook, rung)
         return (RungOutcome.VERIFIED if verified else RungOutcome.FAILED), seen
 
-    async def _clear_to_act(
-        self, run: Run, playbook: Playbook, rung: Rung, *, begun: bool
-    ) -> tuple[RungOutcome, str] | None:
-        """Waits until the guards allow the rung, and locks its target: None. Otherwise how it ended without acting:
-        well again meanwhile, or refused for longer than a run may wait. What is `begun` was paid for: see Wish."""
-        began = self._clock.now()
-        shown: tuple[str, ...] = ()
-        while True:
-            self._heed(run)
-            if run.trigger == "alert" and not begun and self._verifier.healthy(run, playbook, rung):
-                well, _ = await self._verifier.verify(run, playbook, rung)
-                if well:
-                    return RungOutcome.VERIFIED, "well again before anything had to be done"
-            run = self._runs.get(run.id) or run
-            wish = replace(self.wish(run, playbook, rung), begun=begun)
-            decision = self.guards.ask(wish, playbook, run.incident_id)
-            if decision.allowed:
-                self._waiting.pop(run.id, None)
-                self.guards.lock(run, wish)
-                return None
-            if run.trigger == "alert" and not begun and not self._verifier.fires(run, playbook):
-                raise _OverError
-            self._waiting[run.id] = decision
-            reasons = tuple(d.reason for d in decision.denials)
-            if reasons != shown:
-                shown = reasons
-                text = "; ".join(d.text for d in decision.denials)
-                until = decision.until
-                wait = f" (until {format_duration(until - self._clock.now())} from now)" if until else ""
-                self._desk.tell(
-                    run.incident_id, "refused", f"rung {rung.rung} may not act yet: {text}{wait}", {"reasons": reasons}
-                )
-            if decision.final is not None:
-                return RungOutcome.REFUSED, decision.final.text
-            if reasons == (Reason.APPROVAL,) and run.approval is None:
-                self._ask(run, playbook, rung)
-            now = self._clock.now()
-            patience = began + playbook.wait_at_most
-            if wish.approval is not None:
-                patience = max(patience, wish.approval.until + RECONSIDER_SECONDS)
-            if now >= patience:
-                waited = format_duration(now - began)
-                return RungOutcome.REFUSED, f"waited {waited} in vain: {decision.denials[0].text}"
-            pause = min(RECONSIDER_SECONDS, patience - now)
-            if decision.until is not None:
-                pause = min(pause, decision.until - now)
-            await self._bell.wait(max(0.02, pause))
-
     def intention(self, incident: Incident, playbook: Playbook) -> str:
         """What a playbook that may not act would do first, in a sentence."""
         run = Run(
@@ -347,45 +299,6 @@ class Runner:
         does = "; ".join(self._effects.describe(run, rung)) or "only wait"
         only = "would" if playbook.autonomy == "dry_run" else "only observes; by hand, it would"
         return f"{playbook.name} {only}, at rung {rung.rung}: {does}"
-
-    def _heed(self, run: Run) -> None:
-        """Between two effects a person's cancellation is obeyed."""
-        if run.id in self._cancelled:
-            raise _CancelledError(self._cancelled[run.id])
-
-    def _ask(self, run: Run, playbook: Playbook, rung: Rung) -> None:
-        """Asks a person, once a run, when nothing else stands in the way."""
-        now = self._clock.now()
-        does = "; ".join(self._effects.describe(run, rung)) or "only wait"
-        expires = format_duration(playbook.approval_expires)
-        text = f"run {run.id} of {playbook.name} would, at rung {rung.rung}: {does}. Approve within {expires}"
-        with self._desk.transaction():
-            self._runs.approve(run, Approval(now, now + playbook.approval_expires))
-            self._desk.tell(run.incident_id, "approval", text, {"run": run.id})
-            if run.incident_id is not None:
-                by_hand = (
-                    f"proxywatch approve {run.id}   (it acts at once, if nothing else stands in its way)",
-                    f"proxywatch deny {run.id}   (nothing is done, and the incident is yours)",
-                )
-                self._desk.announce(run.incident_id, NoticeKind.APPROVAL, text, by_hand)
-
-    def wish(self, run: Run, playbook: Playbook, rung: Rung) -> Wish:
-        """What the rung would like to do, as the guards see it."""
-        target = parse_target(run.target)
-        context = self._context(run.target, run.labels)
-        kinds = [build(step, context).disruptive for step in rung.steps]
-        disruptive = any(kinds)
-        return Wish(
-            playbook=playbook.name,
-            target=target,
-            disruptive=disruptive,
-            service=target.labels.get("service") or context.labels.get("service", ""),
-            autonomy=rung.autonomy or playbook.autonomy,
-            approval=run.approval,
-            by_person=run.trigger == "person",
-            run_id=run.id,
-            effects=kinds.count(disruptive),
-        )
 
     def _succeed(self, run: Run, playbook: Playbook, rung: str) -> None:
         """The run's end and what follows for the incident are one transaction: nobody would come back for the rest."""
@@ -417,14 +330,6 @@ class Runner:
         incident = self._desk.get(run.incident_id) if run.incident_id is not None else None
         if incident is not None and (incident.state, event) in TRANSITIONS:
             self._desk.move(incident.id, event, reason)
-
-
-class _CancelledError(Exception):
-    """A person cancelled the run; the text is who."""
-
-
-class _OverError(Exception):
-    """The alerts ended by themselves while the run waited to be allowed to act."""
 
 
 def page_if_needed(

@@ -115,4 +115,4 @@ class Triage:
         if last is None or ended is None or self._clock.now() < ended + self._guards.limits.backoff_max:
             return False
         rung = next((r for r in playbook.ladder if r.steps), playbook.ladder[0])
-        return self._guards.ask(self._runner.wish(last, playbook, rung), playbook, incident.id).allowed
+        return self._guards.ask(self._runner.clearance.wish(last, playbook, rung), playbook, incident.id).allowed

@@ -28,7 +28,7 @@ def one(directory: Path, **more: Any) -> Playbook:
 
 async def waiting_for(world: World, run_id: int, reason: Reason) -> None:
     def refused() -> bool:
-        decision = world.runner.waiting(run_id)
+        decision = world.runner.clearance.waiting(run_id)
         return decision is not None and {d.reason for d in decision.denials} == {reason}
 
     await until(refused)

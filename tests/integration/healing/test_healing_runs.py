@@ -140,7 +140,7 @@ async def test_a_refused_rung_waits_and_goes_on(tmp_path: Path, make_world: Make
     assert effect.intended_at >= ends
     (refusal,) = world.story(incident, "refused")
     assert "paused by ann: care" in refusal
-    assert world.runner.waiting(run.id) is None
+    assert world.runner.clearance.waiting(run.id) is None
 
 
 async def test_a_lifted_pause_wakes_the_waiting_run(tmp_path: Path, make_world: MakeWorld) -> None:
@@ -149,8 +149,8 @@ async def test_a_lifted_pause_wakes_the_waiting_run(tmp_path: Path, make_world: 
     world.facts.pause(Pause("care", "ann", world.clock.now()), world.clock.now())
     incident = world.fire(alert())
     run = world.begin(incident)
-    await until(lambda: world.runner.waiting(run.id))
-    decision = world.runner.waiting(run.id)
+    await until(lambda: world.runner.clearance.waiting(run.id))
+    decision = world.runner.clearance.waiting(run.id)
     assert decision is not None
     assert [d.reason for d in decision.denials] == [Reason.PAUSED]
     assert world.runner.run_of(incident.id) == run.id
@@ -168,7 +168,7 @@ async def test_what_gets_well_while_waiting_is_not_repaired(tmp_path: Path, make
     world.facts.pause(Pause("care", "ann", world.clock.now()), world.clock.now())
     incident = world.fire(alert())
     run = world.begin(incident)
-    await until(lambda: world.runner.waiting(run.id))
+    await until(lambda: world.runner.clearance.waiting(run.id))
     world.clear()
     world.facts.resume()
     world.bell.ring()
@@ -182,7 +182,7 @@ async def test_a_refused_run_ends_when_nothing_fires_any_more(tmp_path: Path, ma
     world = make_world(playbook(ladder), stopped=frozenset({"web"}))
     incident = world.fire(alert())
     run = world.begin(incident)
-    await until(lambda: world.runner.waiting(run.id))
+    await until(lambda: world.runner.clearance.waiting(run.id))
     world.clear()
     assert (await world.ended(run)).state == "cancelled"
     assert world.incident(incident).state is IncidentState.RESOLVED
@@ -275,11 +275,13 @@ async def test_a_person_skips_budgets_but_neither_pause_nor_locks(tmp_path: Path
     now = world.clock.now()
     world.facts.pause(Pause("care", "ann", now), now)
     run = world.begin(None, target="service:web", trigger="person")
-    await until(lambda: world.runner.waiting(run.id))
+    await until(lambda: world.runner.clearance.waiting(run.id))
     world.guards.lock(replace(run, id=99))
     world.facts.resume()
     world.bell.ring()
-    await until(lambda: (d := world.runner.waiting(run.id)) and [x.reason for x in d.denials] == [Reason.BUSY])
+    await until(
+        lambda: (d := world.runner.clearance.waiting(run.id)) and [x.reason for x in d.denials] == [Reason.BUSY]
+    )
     assert world.effects == []
     world.guards.unlock(replace(run, id=99))
     world.bell.ring()
@@ -309,7 +311,7 @@ async def test_one_at_a_time(tmp_path: Path, make_world: MakeWorld, first: str, 
     holder = world.begin(None, target=first, trigger="person")
     await until(lambda: world.effects == ["slow-begins"])
     waiter = world.begin(None, "other", target=second, trigger="person")
-    await until(lambda: world.runner.waiting(waiter.id))
+    await until(lambda: world.runner.clearance.waiting(waiter.id))
     assert dict(world.guards.acting) == {first: holder.id}
     world.make("go")
     await world.ended(holder)
@@ -511,7 +513,7 @@ async def test_a_playbook_that_is_gone_frees_its_incident(tmp_path: Path, make_w
     world = make_world(one(tmp_path), limits=replace(LIMITS, boot_grace=1000.0))
     incident = world.fire(alert())
     run = world.begin(incident)
-    await until(lambda: world.runner.waiting(run.id))
+    await until(lambda: world.runner.clearance.waiting(run.id))
     await world.runner.stop()
     again = make_world(one(tmp_path, name="another"))
     await again.runner.resume()
@@ -546,7 +548,7 @@ async def test_what_was_begun_holds_its_target_again(tmp_path: Path, make_world:
     world.facts.pause(Pause("care", "ann", world.clock.now()), world.clock.now())
     await world.runner.resume()
     assert dict(world.guards.acting) == {"service:web": run.id}
-    await until(lambda: world.runner.waiting(run.id))
+    await until(lambda: world.runner.clearance.waiting(run.id))
     assert world.effects == []
     world.facts.resume()
     world.bell.ring()
@@ -616,7 +618,7 @@ async def test_a_pause_stops_between_two_steps(tmp_path: Path, make_world: MakeW
     await until(lambda: world.effects == ["slow-begins"])
     world.facts.pause(Pause("care", "ann", world.clock.now()), world.clock.now())
     world.make("go")
-    await until(lambda: world.runner.waiting(run.id))
+    await until(lambda: world.runner.clearance.waiting(run.id))
     assert world.effects == ["slow-begins", "slow-ends"]
     assert dict(world.guards.acting) == {"service:web": run.id}
     world.facts.resume()
@@ -648,7 +650,7 @@ async def test_a_full_disk_at_the_start_delays_a_run_and_loses_none(
     world = make_world(one(tmp_path, truth=""), limits=replace(LIMITS, boot_grace=1000.0))
     incident = world.fire(alert())
     run = world.begin(incident)
-    await until(lambda: world.runner.waiting(run.id))
+    await until(lambda: world.runner.clearance.waiting(run.id))
     await world.runner.stop()
     again = make_world(one(tmp_path), database=Refusing)
     assert isinstance(again.database, Refusing)
@@ -668,7 +670,7 @@ async def test_a_run_that_cannot_be_cancelled_yet_leaves_its_incident_free(
     world = make_world(one(tmp_path), limits=replace(LIMITS, boot_grace=1000.0))
     incident = world.fire(alert())
     run = world.begin(incident)
-    await until(lambda: world.runner.waiting(run.id))
+    await until(lambda: world.runner.clearance.waiting(run.id))
     await world.runner.stop()
     again = make_world(one(tmp_path, name="another"), database=Refusing)
     assert isinstance(again.database, Refusing)
