@@ -39,6 +39,7 @@ class Messages:
             prefill=prefill,
             tools=() if choice.get("type") == "none" or result is not None else tools,
             must_use=None if result is not None else must_use,
+            schema=((request.get("output_config") or {}).get("format") or {}).get("schema"),
             max_tokens=budget,
         )
 
