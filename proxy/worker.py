@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -152,4 +153,6 @@ class Worker:
             "in_flight": self._app.in_flight,
             "draining": self._app.draining,
             "loop_lag_ms": round(self._loop_lag_seconds * 1000, 3),
+            "tasks": len(asyncio.all_tasks()),
+            "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1,
         }
