@@ -15,7 +15,7 @@ from proxy.books import Books
 from proxy.clock import Clock
 from proxy.connection import Bounds
 from proxy.eager import in_task
-from proxy.endpoints import caching, completions, figures, health, steering
+from proxy.endpoints import caching, completions, figures, health, security, steering
 from proxy.endpoints.description import description
 from proxy.endpoints.route import Route, RouteTable, Services
 from proxy.errors import ApiError
@@ -33,7 +33,7 @@ _SECURITY: Headers = [
     (b"strict-transport-security", b"max-age=31536000"),
     (b"cache-control", b"no-store"),
 ]
-_ENDPOINTS = (completions, health, figures, caching, steering)
+_ENDPOINTS = (completions, health, figures, caching, steering, security)
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

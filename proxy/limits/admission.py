@@ -11,11 +11,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
+from proxy import metrics
 from proxy.clock import Clock
 from proxy.errors import ApiError, ConfigError
 from proxy.limits.counters import Counters
 from proxy.limits.window import Window
-from proxy.metrics import Metrics
 from proxy.settings import RateLimit, Settings
 
 ANONYMOUS = "anonymous"
@@ -82,13 +82,13 @@ class Meter:
 class KeyLimits:
     """What each caller may have."""
 
-    def __init__(self, settings: Settings, counters: Counters | None, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, settings: Settings, counters: Counters | None, refused: metrics.Counter, clock: Clock) -> None:
         self._own = {key.id: key.limit for key in settings.auth.keys if key.limit is not None}
         self._default = settings.limits.per_key
         self._counters = counters
         self._clock = clock
         self._meters: dict[str, Meter | None] = {}
-        self._refused = metrics.counter("rate_limited_total", "Requests refused for a caller's limit.", ("type",))
+        self._refused = refused
 
     def admit(self, caller: str) -> bytes:
         """Counts one request of that key and returns the header lines that tell of its limits; ApiError 429 beyond
@@ -169,8 +169,9 @@ class ProviderLimits:
 class OpenStreams:
     """How many streams each key has open at this worker. Each is named by the object that lives as long as it does."""
 
-    def __init__(self, most: int | None) -> None:
+    def __init__(self, most: int | None, refused: metrics.Counter) -> None:
         self._most = most
+        self._refused = refused
         self._callers: dict[int, str] = {}
         self._open: Counter[str] = Counter()
 
@@ -179,6 +180,7 @@ class OpenStreams:
         if self._most is None:
             return
         if self._open[caller] >= self._most:
+            self._refused.inc("streams")
             raise ApiError(
                 429,
                 f"This key has {self._open[caller]} streams open, which is as many as it may; end one first.",
@@ -201,7 +203,7 @@ class OpenStreams:
 class Limits:
     """All limits of one worker, over counters that it shares with the others. `close` when the worker ends."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, settings: Settings, measured: metrics.Metrics, clock: Clock) -> None:
         """ConfigError if the file of counters in `run_dir` cannot be used. Without a limit there is no such file."""
         subjects = list(_subjects(settings))
         self._counters: Counters | None = None
@@ -213,9 +215,10 @@ class Limits:
                 raise ConfigError(
                     f"{settings.run_dir} cannot hold the limits' counters: {error}", key="run_dir"
                 ) from error
-        self.keys = KeyLimits(settings, self._counters, metrics, clock)
+        refused = measured.counter("rate_limited_total", "Requests refused for a caller's limit.", ("type",))
+        self.keys = KeyLimits(settings, self._counters, refused, clock)
         self.providers = ProviderLimits(settings, self._counters, clock)
-        self.streams = OpenStreams(settings.limits.max_streams_per_key)
+        self.streams = OpenStreams(settings.limits.max_streams_per_key, refused)
 
     def charge(self, caller: str, tokens: int, provider: str | None = None) -> None:
         """Counts the tokens of an answer that has ended, for its caller's key and for the provider that gave it."""

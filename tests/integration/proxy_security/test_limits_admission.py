@@ -11,7 +11,7 @@ import pytest
 from proxy import metrics
 from proxy.clock import FakeClock
 from proxy.errors import ApiError
-from proxy.limits.admission import Limits, OpenStreams, span
+from proxy.limits.admission import Limits, span
 from proxy.settings import Settings
 
 SHA = "a" * 64
@@ -188,9 +188,9 @@ def test_without_limits_there_is_no_file(world: World) -> None:
     assert not (world.place / "run").exists()
 
 
-def test_open_streams_are_counted_by_key() -> None:
+def test_open_streams_are_counted_by_key(world: World) -> None:
     """A key's third stream is refused while two are open, another key's is not; what never entered cannot leave."""
-    streams = OpenStreams(2)
+    streams = world.worker(limits={"max_streams_per_key": 2}).streams
     one, two, three = object(), object(), object()
     streams.enter("k", one)
     streams.enter("k", two)
