@@ -232,11 +232,15 @@ class Proxy:
         listed = self.ask("GET", "/status")["workers"]
         return [worker["pid"] for worker in listed if worker["state"] == "serving"]
 
-    def in_flight(self) -> int:
-        """Requests that the serving workers have in hand."""
+    def health(self) -> list[dict[str, Any]]:
+        """What each serving worker says of itself."""
         listed = self.ask("GET", "/status")["workers"]
         sockets = [Path(worker["socket"]) for worker in listed if worker["state"] == "serving"]
-        return sum(request(socket_path, "GET", "/health")[1]["in_flight"] for socket_path in sockets)
+        return [request(socket_path, "GET", "/health")[1] for socket_path in sockets]
+
+    def in_flight(self) -> int:
+        """Requests that the serving workers have in hand."""
+        return sum(health["in_flight"] for health in self.health())
 
     def pids(self) -> list[int]:
         """Master and serving workers."""
