@@ -217,6 +217,8 @@ def _check_secrets(settings: Settings, file: Path, root: yaml.Node | None) -> No
         for number, provider in enumerate(settings.providers)
         if isinstance(provider, OpenAIProvider) and provider.api_key_file is not None
     ]
+    if settings.ledger.dsn_file is not None:
+        wanted.append((("ledger", "dsn_file"), settings.ledger.dsn_file, False))
     for loc, path, may_be_missing in wanted:
         if (fault := secret_fault(path, may_be_missing=may_be_missing)) is not None:
             line, shown = _line(root, loc)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Self
 
@@ -20,7 +21,7 @@ class Ledger(Section):
     dsn: SecretStr | None = None
     dsn_file: Path | None = None
     """PostgreSQL's address, `postgresql://user:password@host/database`, or the file (mode 0600) that holds it."""
-    flush_interval: Duration = 1.0
+    flush_interval: Duration = Field(1.0, gt=0)
     batch_rows: int = Field(500, ge=1)
     spool_max_mb: float = Field(256.0, gt=0)
     """Beyond it the oldest spooled rows are given up, counted and told."""
@@ -32,6 +33,8 @@ class Ledger(Section):
         given = (self.dsn is not None) + (self.dsn_file is not None)
         if self.kind == "postgres" and given != 1:
             raise ValueError("expected exactly one of dsn and dsn_file for kind postgres")
+        if self.kind == "postgres" and find_spec("asyncpg") is None:
+            raise ValueError("kind postgres needs the Python package asyncpg: pip install 'proxywatch[postgres]'")
         if self.kind == "sqlite" and given:
             raise ValueError("dsn and dsn_file are for kind postgres")
         return self

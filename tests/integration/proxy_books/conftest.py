@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from ledger_place import Place
+from load_on_service import books_service
 from postgres_server import PostgresServer, find_postgres
+
+__all__ = ["books_service"]
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ class Place:
         finally:
             connection.close()
 
-    async def until(self, holds: Callable[[], Any], seconds: float = 10.0) -> Any:
+    async def until(self, holds: Callable[[], Any], seconds: float = 30.0) -> Any:
         deadline = asyncio.get_running_loop().time() + seconds
         while not (found := holds()):
             assert asyncio.get_running_loop().time() < deadline, "the condition never held"

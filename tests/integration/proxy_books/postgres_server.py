@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -78,7 +79,8 @@ class PostgresServer:
         assert self.process is not None
         postmaster = psutil.Process(self.process.pid)
         for process in (postmaster, *postmaster.children(recursive=True)):
-            process.send_signal(number)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def query(self, statement: str) -> list[str] | None:
         """The lines of the answer, columns apart by `|`; None if the server does not answer."""
