@@ -10,7 +10,7 @@ import orjson
 
 from proxy import __version__
 from proxy.endpoints.route import Route
-from proxy.endpoints.schemas import COMPONENTS, NUMBER, STRING, Schema, ref
+from proxy.endpoints.schemas import COMPONENTS, NUMBER, STRING, Schema, one_of, ref
 from proxy.exchange import GatewayReply, Plain, Request
 
 PATH = "/openapi.json"
@@ -51,15 +51,19 @@ class Said:
     """The name of the part `*` of the path."""
     shapes: tuple[tuple[int, str], ...] = ()
     """Statuses whose answers have a schema of their own beside the error's."""
-    query: tuple[tuple[str, str], ...] = ()
-    """(name, meaning) of what the query may say."""
-    optional_body: bool = False
+    query: tuple[tuple[str, Schema], ...] = ()
+    """What the query may say."""
 
 
 def _json(summary: str, answer: str, **more: Any) -> Said:
     return Said(summary, {JSON: answer}, **more)
 
 
+_PAGE: tuple[tuple[str, Schema], ...] = (
+    ("cache", one_of("response", "summary")),
+    ("after", {"type": "string", "description": "The last page's `next`."}),
+    ("limit", {"type": "integer", "minimum": 1, "maximum": 1000}),
+)
 SAID: dict[tuple[str, str], Said] = {
     ("POST", "/v1/chat/completions"): Said(
         "A chat completion, whole or streamed", {JSON: "ChatCompletion", STREAM: ""}, "ChatRequest", _UPSTREAM
@@ -89,6 +93,17 @@ SAID: dict[tuple[str, str], Said] = {
         {JSON: "Metrics", _PROMETHEUS: "", _OPENMETRICS: ""},
     ),
     ("GET", "/metrics/json"): _json("Figures of the whole service", "Metrics"),
+    ("GET", "/metrics/cache"): _json("The caches' figures", "CacheMetrics"),
+    ("GET", "/metrics/cache/warming"): _json("What warming does, and what holds it", "Warming"),
+    ("GET", "/metrics/security"): _json("Failed keys, admin calls, limits reached", "Security"),
+    ("GET", "/debug/cache/keys"): _json("Entries of a cache, a page of them", "CacheKeys", query=_PAGE),
+    ("GET", "/debug/cache/config"): _json("The caches' settings", "Anything"),
+    ("GET", "/debug/cache/stats"): _json("What a look at every entry tells", "CacheStats"),
+    ("POST", "/api/cache/invalidate"): _json("Removes the entries that are selected", "Invalidated", body="Selector"),
+    ("POST", "/api/cache/pause-warming"): _json("No warming until it is resumed", "Warming"),
+    ("POST", "/api/cache/resume-warming"): _json("Warming goes on", "Warming"),
+    ("GET", "/api/cache/export"): _json("All entries, for an import elsewhere", "Anything"),
+    ("POST", "/api/cache/import"): _json("Stores what an export holds", "Anything", body="Anything"),
     ("DELETE", "/api/cache"): _json("Empties the cache for all workers", "Flushed"),
     ("POST", "/api/cache/evict"): _json("Removes expired entries, or a share of all", "Evicted", body="Evict"),
     ("POST", "/api/providers/*/circuit"): _json(
@@ -145,17 +160,14 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
 
 def _operation(route: Route, said: Said) -> dict[str, Any]:
     operation: dict[str, Any] = {"summary": said.summary, "operationId": _name(route)}
-    parameters: list[Schema] = [
-        {"name": name, "in": "query", "description": why, "schema": STRING} for name, why in said.query
-    ]
+    parameters: list[Schema] = [{"name": name, "in": "query", "schema": schema} for name, schema in said.query]
     if said.argument:
         schema = {"type": "string", "minLength": 1}
         parameters.append({"name": said.argument, "in": "path", "required": True, "schema": schema})
     if parameters:
         operation["parameters"] = parameters
     if said.body is not None:
-        required = not said.optional_body
-        operation["requestBody"] = {"required": required, "content": {JSON: {"schema": ref(said.body)}}}
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": ref(said.body)}}}
     if route.needs is not None:
         operation["security"] = [{"bearer": []}, {"x-api-key": []}]
         operation["description"] = f"Takes a key of role {route.needs}, or what `auth.anonymous_loopback` allows."

@@ -53,6 +53,7 @@ def listing(schema: Schema) -> Schema:
 _HEALTH = one_of("healthy", "degraded", "unhealthy")
 _MODEL: Schema = {"type": "string", "minLength": 1}
 _STREAM: Schema = {"type": ["boolean", "null"]}
+_SELECTED: Schema = {"type": "string", "minLength": 1, "maxLength": 200}
 _USAGE = shape({"prompt_tokens": COUNT, "total_tokens": COUNT}, {"completion_tokens": COUNT})
 
 COMPONENTS: dict[str, Schema] = {
@@ -152,6 +153,34 @@ COMPONENTS: dict[str, Schema] = {
             "workers": shape({"serving": COUNT, "starts_total": COUNT}),
         }
     ),
+    "CacheMetrics": shape({"memory_usage_mb": AMOUNT, "entries": COUNT, "hit_rate": maybe(RATIO), "evictions": COUNT}),
+    "Warming": shape(
+        {"enabled": BOOLEAN, "paused": BOOLEAN, "held_by": listing(STRING), "caches": by_name({"type": "object"})}
+    ),
+    "Security": shape(
+        {
+            "failed_auth_attempts": COUNT,
+            "failed_auth_by_reason": by_name(COUNT),
+            "data_access": shape({"total": COUNT}),
+            "rate_limited": shape({"total": COUNT}),
+            "last_failures": maybe(listing({"type": "object"})),
+        }
+    ),
+    "CacheKeys": shape({"keys": listing({"type": "object"})}),
+    "CacheStats": shape({"oldest_entry_age_seconds": maybe(AMOUNT)}),
+    "Selector": {
+        "type": "object",
+        "properties": {
+            "cache": one_of("response", "summary"),
+            "model": _SELECTED,
+            "namespace": _SELECTED,
+            "operation": _SELECTED,
+            "older_than": {"type": "string", "pattern": r"^(\d{1,6}(ms|s|m|h|d))+$", "maxLength": 200},
+        },
+        "additionalProperties": False,
+        "anyOf": [{"required": [name]} for name in ("model", "namespace", "operation", "older_than")],
+    },
+    "Invalidated": shape({"invalidated": COUNT, "caches": by_name(COUNT)}),
     "Evict": {
         "type": "object",
         "properties": {"expired": BOOLEAN, "fraction": {"type": "number", "exclusiveMinimum": 0, "maximum": 1}},
