@@ -15,6 +15,7 @@ from proxy.cache.plan import Hit, Plan
 from proxy.cache.service import Caches, map_bytes
 from proxy.call import Account, Call, Operation
 from proxy.clock import Clock
+from proxy.dialects.contract import Whole
 from proxy.dialects.openai import whole_of
 from proxy.errors import ApiError, ConfigError
 from proxy.limits.admission import Limits
@@ -90,7 +91,7 @@ class Gateway:
             self._shared = Shared(settings.state_dir / "shared", room, self._clock)
         except OSError as error:
             raise ConfigError(f"{settings.state_dir} cannot be used: {error}", key="state_dir") from error
-        self._caches = Caches(settings, self._shared, self._metrics, self._clock)
+        self._caches = Caches(settings, self._shared, self._metrics, self._clock, self._ask_again, self.usable)
         policy = Policy(
             breaker.consecutive_failures,
             breaker.error_ratio,
@@ -116,8 +117,8 @@ class Gateway:
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticking
         await self._recovery.close()
-        await self._caches.close()
         self._share()
+        await self._caches.close()
         await self._upstream.close()
         self._shared.close()
         self._ticking = None
@@ -176,6 +177,13 @@ class Gateway:
             replied.append(_NO_CACHE)
         return Reply(delivered.status, replied, watched, account)
 
+    async def _ask_again(self, call: Call) -> Whole | None:
+        """A whole answer for the cache, on no caller's behalf."""
+        delivered = await self._attempts.deliver(call, Account(call.operation, call.model, stream=False))
+        if delivered.parsed is None or not isinstance(delivered.body, bytes):
+            return None
+        return whole_of(delivered.body)
+
     def models(self) -> dict[str, Any]:
         """OpenAI's list object, each model once, owned by the first provider that serves it."""
         owners = {model: endpoint.name for endpoint in reversed(self._endpoints) for model in endpoint.listed}
@@ -198,6 +206,11 @@ class Gateway:
             )
             for endpoint in self._endpoints
         }
+
+    @property
+    def caches(self) -> Caches:
+        """What operators may ask of the caches; there is none before `start`."""
+        return self._caches
 
     def cache_health(self) -> dict[str, Any]:
         """Usage of the whole service's caches."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from proxy.clock import Clock
+from proxy.eager import in_task
 
 _POLL_SECONDS = 0.02
 _ALONE_SECONDS = 30.0
@@ -78,6 +79,8 @@ class Flights:
             if self._clock.monotonic() < until:
                 return None
             del self._alone[key]
+        if key in self._flying:
+            await in_task()
         flight = self._flying.get(key)
         if flight is None:
             flight = self._flying[key] = Flight(key)
@@ -125,6 +128,7 @@ class Flights:
         """Waits for another worker's flight, on behalf of all who wait for it here."""
         deadline = self._clock.monotonic() + patience
         try:
+            await in_task()
             while self._clock.monotonic() < deadline:
                 await asyncio.sleep(_POLL_SECONDS)
                 if self._locked(fcntl.F_WRLCK, _place(flight.key)):

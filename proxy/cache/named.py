@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from proxy.cache.behind import WriteBehind
-from proxy.cache.edit import Totals
-from proxy.cache.entry import Fresh
 from proxy.cache.flights import Flights
 from proxy.cache.policy import CacheName
-from proxy.cache.store import CacheStore, Found
+from proxy.cache.storage.behind import WriteBehind
+from proxy.cache.storage.edit import Totals
+from proxy.cache.storage.entry import Fresh
+from proxy.cache.storage.store import CacheStore, Found, Item
+from proxy.cache.upkeep.popular import Popularity
+from proxy.call import Call
 from proxy.clock import Clock
 from proxy.errors import ApiError
 from proxy.metrics import Metrics
@@ -40,6 +42,8 @@ class NamedCache:
         self.store = CacheStore(shared, name, limits, clock)
         self.behind = WriteBehind(self._store, lambda: self.totals().generation, clock)
         self.flights = Flights(state_dir / f"{name}.flights.lock", clock)
+        self.popularity = Popularity(name, limits, shared, clock)
+        self._notes = limits.warming.enabled
         self._shared = shared
         self._clock = clock
         self._touched: dict[bytes, tuple[int, float]] = {}
@@ -49,6 +53,9 @@ class NamedCache:
         ).at(name)
         self._evictions = metrics.counter(
             "cache_evictions_total", "Entries removed from the cache to make room.", ("cache",)
+        ).at(name)
+        self._warmed = metrics.counter(
+            "cache_warmed_total", "Answers that were fetched before they were asked for.", ("cache",)
         ).at(name)
         self._gauges = {
             gauge: metrics.gauge(gauge, text, ("cache",), combine="max")
@@ -86,6 +93,11 @@ class NamedCache:
         elif len(touched) < _MOST_TOUCHED:
             touched[key] = (1, self._clock.wall())
 
+    def note(self, key: bytes, call: Call, namespace: str, ttl: float | None) -> None:
+        """Counts how often a request is asked, if that matters."""
+        if self._notes:
+            self.popularity.note(key, call, namespace, ttl)
+
     def miss(self) -> None:
         """Counts a look-up that found nothing."""
         self._misses.inc()
@@ -99,12 +111,23 @@ class NamedCache:
         """At the start, and again in case the store was begun anew: makes it ours."""
         self.guarded(self.store.prepare, 0)
 
+    def page(self, after: bytes, limit: int, *, bodies: bool = False) -> list[Item]:
+        """The next entries in the order of their keys; none when the store cannot tell."""
+        none: list[Item] = []
+        return self.guarded(lambda: self.store.page(after, limit, bodies=bodies), none)
+
     def share(self) -> None:
         """Tells the other workers what this one has counted."""
         (hits, misses), touched = self._counted, self._touched
         if hits or misses:
             self._counted, self._touched = [0, 0], {}
             self.guarded(lambda: self.store.share(hits, misses, touched), None)
+        if self._notes:
+            self.guarded(self.popularity.share, None)
+
+    def warmed(self) -> None:
+        """Counts an answer that nobody had asked for yet."""
+        self._warmed.inc()
 
     def evicted(self, number: int) -> int:
         """Counts entries that had to go."""

@@ -7,11 +7,11 @@ from typing import Literal
 
 import orjson
 
-from proxy.cache.entry import About, Fresh
 from proxy.cache.flights import Flight, Landing
 from proxy.cache.named import NamedCache
 from proxy.cache.policy import Wish
-from proxy.cache.store import Found
+from proxy.cache.storage.entry import About, Fresh
+from proxy.cache.storage.store import Found
 from proxy.call import Call, Operation
 from proxy.dialects.contract import Whole
 from proxy.errors import ApiError
@@ -75,6 +75,7 @@ class Plan:
         if cache is None or not self.looks_up:
             self._missed()
             return None
+        cache.note(self._key, self._call, self._namespace, self._wish.ttl)
         found = self._acceptable()
         if found is None and self._wish.store and not self._wish.only:
             joined = await cache.flights.join(self._key, self._acceptable, self._patience)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
-from proxy.cache.edit import Totals
 from proxy.cache.named import MIB, NamedCache
+from proxy.cache.operations import inspection, transfer
 from proxy.cache.plan import Plan
 from proxy.cache.policy import KEY_BYTES, CacheName, is_summary, namespace_of, realm, request_key, wish
+from proxy.cache.storage.edit import Totals
+from proxy.cache.upkeep.care import Care
+from proxy.cache.upkeep.pressure import memory_percent
+from proxy.cache.upkeep.warming import Ask
 from proxy.call import Call
 from proxy.clock import Clock
 from proxy.metrics import Metrics
@@ -35,13 +39,24 @@ def map_bytes(settings: Settings) -> int:
 class Caches:
     """One per worker. The caches are never needed for a correct answer: what goes wrong in them is a miss."""
 
-    def __init__(self, settings: Settings, shared: Shared, metrics: Metrics, clock: Clock) -> None:
-        """OSError if the state directory cannot be written."""
+    def __init__(
+        self,
+        settings: Settings,
+        shared: Shared,
+        metrics: Metrics,
+        clock: Clock,
+        ask: Ask,
+        usable: Callable[[], bool],
+        memory: Callable[[], float] = memory_percent,
+    ) -> None:
+        """`ask` asks the providers on behalf of warming, `usable` tells whether one can be, and `memory` how many per
+        cent are in use. OSError if the state directory cannot be written."""
         self._settings = settings
-        self._shared = shared
+        self._clock = clock
         self._response = NamedCache("response", settings.cache, shared, settings.state_dir, metrics, clock)
         self._summary = NamedCache("summary", settings.summary_cache, shared, settings.state_dir, metrics, clock)
         self.all: dict[CacheName, NamedCache] = {"response": self._response, "summary": self._summary}
+        self.care = Care((self._response, self._summary), shared, ask, usable, memory, clock)
         self._keys: dict[bytes, bytes] = {}
         for cache in self.all.values():
             cache.prepare()
@@ -103,11 +118,47 @@ class Caches:
             cache.refresh()
         return {"flushed": flushed, "flushes": self._response.totals().flushes}
 
+    async def invalidate(self, selector: inspection.Selector) -> dict[str, Any]:
+        """Removes what is selected, for all workers; how many entries, by cache. ApiError 503 if the store is busy."""
+        self._settle()
+        removed = await inspection.invalidate(self.all, selector, self._clock)
+        return {"invalidated": sum(removed.values()), "caches": removed}
+
+    def exported(self) -> AsyncIterator[bytes]:
+        """Both caches as one JSON document, in pieces."""
+        self._settle()
+        return transfer.exported(self.all, self._clock)
+
+    async def imported(self, parts: AsyncIterator[bytes]) -> dict[str, Any]:
+        """Stores what an export holds. ApiError 400 with the place of what is wrong."""
+        done = await transfer.imported(self.all, parts, self._clock)
+        self.refresh()
+        return done
+
+    def keys(self, name: CacheName, after: bytes, limit: int) -> dict[str, Any]:
+        """One page of a cache's entries."""
+        self._settle()
+        return inspection.keys(self.all, name, after, limit, self._clock)
+
+    async def stats(self) -> dict[str, Any]:
+        """What a look at every entry tells: of the response cache, and by name of each."""
+        self._settle()
+        each = {name: await inspection.stats(cache, self._clock) for name, cache in self.all.items()}
+        return {**each["response"], "caches": each}
+
+    def config(self) -> dict[str, Any]:
+        """The settings that are in force; durations in seconds."""
+        return {
+            "response": self._settings.cache.model_dump(mode="json"),
+            "summary": self._settings.summary_cache.model_dump(mode="json"),
+        }
+
     def tick(self) -> None:
-        """Every second: shares with the other workers what this one has counted."""
+        """Every second: shares with the other workers what this one has counted, and cares for all if that is on it."""
         for cache in self.all.values():
             cache.prepare()
             cache.share()
+        self.care.tick()
 
     def refresh(self) -> None:
         """Sets the gauges of what is shared."""
@@ -116,9 +167,14 @@ class Caches:
 
     async def close(self) -> None:
         """Stores what is gathered and closes everything."""
+        await self.care.close()
+        self._settle()
+        for cache in self.all.values():
+            cache.flights.close()
+
+    def _settle(self) -> None:
         for cache in self.all.values():
             cache.settle()
-            cache.flights.close()
 
     def _key(self, call: Call, namespace: str, version: str) -> bytes:
         if len(call.body) < _MEMO_FROM_BYTES:

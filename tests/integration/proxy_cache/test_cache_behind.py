@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cache.behind import WriteBehind
-from proxy.cache.entry import Fresh
-from proxy.cache.store import CacheStore
+from proxy.cache.storage.behind import WriteBehind
+from proxy.cache.storage.entry import Fresh
+from proxy.cache.storage.store import CacheStore
 from proxy.clock import FakeClock, SystemClock
 from proxy.settings import CacheLimits
 from proxy.shared import Shared

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.cache.edit import Totals
-from proxy.cache.entry import OVERHEAD_BYTES, About, Fresh, unpack
-from proxy.cache.store import CacheStore
+from proxy.cache.storage.edit import Totals
+from proxy.cache.storage.entry import OVERHEAD_BYTES, About, Fresh, unpack
+from proxy.cache.storage.store import CacheStore
 from proxy.clock import FakeClock
 from proxy.settings import CacheLimits
 from proxy.shared import Shared
@@ -419,8 +419,8 @@ def test_cache_limits_hold_whatever_happens(
 _WRITER = """
 import sys
 from pathlib import Path
-from proxy.cache.entry import Fresh
-from proxy.cache.store import CacheStore
+from proxy.cache.storage.entry import Fresh
+from proxy.cache.storage.store import CacheStore
 from proxy.clock import SystemClock
 from proxy.settings import CacheLimits
 from proxy.shared import Shared, StoreBusyError

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from proxy.cache.entry import Fresh
+from proxy.cache.storage.entry import Fresh
 from proxy.clock import Clock
 
 _PAUSE_SECONDS = 0.02

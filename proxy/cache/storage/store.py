@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from proxy.cache.edit import Databases, Edit, Totals, load
-from proxy.cache.entry import OVERHEAD_BYTES, Entry, Fresh, code, head, unpack
-from proxy.cache.hot import Hot
 from proxy.cache.policy import CacheName
+from proxy.cache.storage.edit import Databases, Edit, Totals, load
+from proxy.cache.storage.entry import OVERHEAD_BYTES, Entry, Fresh, code, head, unpack
+from proxy.cache.storage.hot import Hot
 from proxy.clock import Clock
 from proxy.settings import CacheLimits
 from proxy.shared import Shared, StoreFullError
@@ -214,6 +214,10 @@ class CacheStore:
             self._known = (environment, Databases(self._shared, self.name))
             self.hot.clear()
         return self._known[1]
+
+    def fits(self, body: bytes) -> bool:
+        """Whether an answer is not too large to be kept."""
+        return len(body) <= self._max_entry_bytes and len(body) + OVERHEAD_BYTES <= self._max_bytes
 
     def _fits(self, fresh: Fresh, kept: bytes) -> bool:
         accounted = len(kept) + len(fresh.packed_about) + OVERHEAD_BYTES

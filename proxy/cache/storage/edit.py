@@ -13,8 +13,8 @@ from typing import Any
 
 import lmdb
 
-from proxy.cache.entry import RANKED_BYTES, STAMP_BYTES, Entry, by_rank, by_time, unpack
 from proxy.cache.policy import CacheName
+from proxy.cache.storage.entry import RANKED_BYTES, STAMP_BYTES, Entry, by_rank, by_time, unpack
 from proxy.shared import Shared
 
 _TOTALS = struct.Struct("<QQQQQQQQQQQdd")

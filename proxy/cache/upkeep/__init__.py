@@ -1,0 +1,1 @@
+"""What is done for the caches without being asked: relief of memory, and warming."""
