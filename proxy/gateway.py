@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
@@ -16,26 +15,17 @@ from proxy.cache.service import Caches, map_bytes
 from proxy.call import Account, Call, Operation
 from proxy.clock import Clock
 from proxy.dialects.contract import Whole
-from proxy.dialects.openai import whole_of
 from proxy.errors import ApiError, ConfigError
 from proxy.limits.admission import Limits
 from proxy.metrics import Metrics
-from proxy.providers import local, openai
-from proxy.providers.attempts import Attempts
-from proxy.providers.endpoint import Endpoint
-from proxy.providers.health import provider_health
-from proxy.providers.record import ProviderRecord
-from proxy.providers.recovery import Recovery
-from proxy.routing.breaker import Policy, State
-from proxy.settings import LocalProvider, OpenAIProvider, Provider, Settings
+from proxy.providers.service import Providers
+from proxy.routing.breaker import State
+from proxy.routing.keys import KeyState
+from proxy.settings import Settings
 from proxy.shared import Shared
-from proxy.upstream import Upstream
-
-log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 1.0
 _MAP_HEADROOM_BYTES = 32 * 1024 * 1024
-_CIRCUIT_LEVEL = {State.CLOSED: 0.0, State.HALF_OPEN: 1.0, State.OPEN: 2.0}
 _MAY_BE_RESCUED = frozenset((429, *range(500, 600)))
 _JSON = (b"content-type", b"application/json")
 _EVENT_STREAM = (b"content-type", b"text/event-stream")
@@ -77,35 +67,18 @@ class Gateway:
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
-        self._circuits = metrics.gauge(
-            "provider_circuit_state", "0 closed, 1 half-open, 2 open.", ("provider",), combine="max"
-        )
         self._ticking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Opens the shared store and the pool. ConfigError if a secret or the state directory cannot be used."""
-        settings, breaker = self._settings, self._settings.breaker
-        self._endpoints = tuple(_endpoint(provider) for provider in settings.providers)
+        settings = self._settings
         room = map_bytes(settings) + _MAP_HEADROOM_BYTES
         try:
             self._shared = Shared(settings.state_dir / "shared", room, self._clock)
         except OSError as error:
             raise ConfigError(f"{settings.state_dir} cannot be used: {error}", key="state_dir") from error
         self._caches = Caches(settings, self._shared, self._metrics, self._clock, self._ask_again, self.usable)
-        policy = Policy(
-            breaker.consecutive_failures,
-            breaker.error_ratio,
-            breaker.min_requests,
-            breaker.cooldown,
-            breaker.cooldown_max,
-        )
-        names = tuple(endpoint.name for endpoint in self._endpoints)
-        self._record = ProviderRecord(self._shared, names, policy, breaker.window, self._clock)
-        self._upstream = Upstream(settings.timeouts.connect)
-        self._attempts = Attempts(
-            self._endpoints, self._upstream, self._record, settings.timeouts, self._metrics, self._clock
-        )
-        self._recovery = Recovery(self._endpoints, self._upstream, self._record, self._clock)
+        self.providers = Providers(settings, self._shared, self._metrics, self._clock, self._limits.providers)
         self._refresh()
         self._ticking = asyncio.create_task(self._tick())
 
@@ -116,10 +89,9 @@ class Gateway:
         self._ticking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticking
-        await self._recovery.close()
-        self._share()
+        await self.providers.close()
         await self._caches.close()
-        await self._upstream.close()
+        self._caches.tick()
         self._shared.close()
         self._ticking = None
 
@@ -152,7 +124,7 @@ class Gateway:
         if hit is not None:
             return _from_cache(hit, request, plan, account)
         try:
-            delivered = await self._attempts.deliver(request, account)
+            delivered = await self.providers.deliver(request, account)
         except ApiError as error:
             plan.release()
             hit = plan.rescue() if error.status in _MAY_BE_RESCUED else None
@@ -163,54 +135,35 @@ class Gateway:
         except BaseException:
             plan.release()
             raise
+        streamed = request.stream and delivered.status == 200
         replied = [
-            (b"content-type", delivered.content_type),
+            _EVENT_STREAM if streamed else _JSON,
             (b"x-provider", delivered.provider.encode("latin-1", "replace")),
             *plan.marks(None),
         ]
-        if isinstance(delivered.body, bytes):
-            if delivered.parsed is not None:
-                plan.store(whole_of(delivered.body))
-            plan.release()
-        watched = delivered.body if isinstance(delivered.body, bytes) else _Watched(delivered.body, plan)
-        if request.stream and delivered.status == 200:
+        if streamed:
             replied.append(_NO_CACHE)
-        return Reply(delivered.status, replied, watched, account)
-
-    async def _ask_again(self, call: Call) -> Whole | None:
-        """A whole answer for the cache, on no caller's behalf."""
-        delivered = await self._attempts.deliver(call, Account(call.operation, call.model, stream=False))
-        if delivered.parsed is None or not isinstance(delivered.body, bytes):
-            return None
-        return whole_of(delivered.body)
+        body = delivered.body
+        if isinstance(body, bytes):
+            if delivered.whole is not None:
+                plan.store(delivered.whole)
+            plan.release()
+            return Reply(delivered.status, replied, body, account)
+        if plan.keeps:
+            body.keep(plan.store)
+        return Reply(delivered.status, replied, _Watched(body, plan), account)
 
     def models(self) -> dict[str, Any]:
-        """OpenAI's list object, each model once, owned by the first provider that serves it."""
-        owners = {model: endpoint.name for endpoint in reversed(self._endpoints) for model in endpoint.listed}
-        order = dict.fromkeys(model for endpoint in self._endpoints for model in endpoint.listed)
-        listed = [{"id": model, "object": "model", "created": 0, "owned_by": owners[model]} for model in order]
-        return {"object": "list", "data": listed}
+        """OpenAI's list object."""
+        return self.providers.models()
 
     def usable(self) -> bool:
-        """Whether at least one provider's circuit is not open."""
-        self._record.refresh()
-        return any(self._record.circuit(endpoint.name).state is not State.OPEN for endpoint in self._endpoints)
+        """Whether at least one provider can be used."""
+        return self.providers.usable()
 
     def providers_health(self) -> dict[str, dict[str, Any]]:
-        """By provider; figures cover the whole service, those of other workers as they were a second ago."""
-        self._record.refresh()
-        now, wall = self._clock.monotonic(), self._clock.wall()
-        return {
-            endpoint.name: provider_health(
-                endpoint, self._record.circuit(endpoint.name), self._record.figures(endpoint.name), now, wall
-            )
-            for endpoint in self._endpoints
-        }
-
-    @property
-    def caches(self) -> Caches:
-        """What operators may ask of the caches; there is none before `start`."""
-        return self._caches
+        """By provider; figures cover the whole service."""
+        return self.providers.health()
 
     def cache_health(self) -> dict[str, Any]:
         """Usage of the whole service's caches."""
@@ -229,46 +182,28 @@ class Gateway:
         return self._caches.flush()
 
     def set_circuit(
-        self, provider: str, state: Literal["open", "closed"], seconds: float, reason: str
+        self, provider: str, state: State, seconds: float, reason: str, model: str | None = None
     ) -> dict[str, Any]:
-        """Forces a circuit open for `seconds`, or closes it; returns the provider's health. KeyError if unknown."""
-        self._record.force(provider, State(state), seconds, reason)
-        self._refresh()
-        log.warning("provider %s: circuit forced %s for %g s: %s", provider, state, seconds, reason)
-        return self.providers_health()[provider]
+        """Forces a provider's circuits, or that of one model there; returns its health. KeyError if unknown."""
+        return self.providers.set_circuit(provider, model, state, seconds, reason)
+
+    def set_key(self, provider: str, key_id: str, state: KeyState, grace_seconds: float) -> dict[str, Any]:
+        """Retires a key of a provider or takes it back; returns the provider's health. KeyError if unknown."""
+        return self.providers.set_key(provider, key_id, state, grace_seconds)
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             if self._shared.replaced():
                 self._shared.recover()
-            self._share()
-            self._recovery.tick()
-            self._refresh()
-
-    def _share(self) -> None:
-        self._record.flush()
-        self._caches.tick()
+            self._caches.tick()
+            self._caches.refresh()
+            self.providers.tick()
 
     def _refresh(self) -> None:
         """Sets the gauges of what is shared."""
         self._caches.refresh()
-        self._record.refresh()
-        for endpoint in self._endpoints:
-            self._circuits.set(_CIRCUIT_LEVEL[self._record.circuit(endpoint.name).state], endpoint.name)
-            remaining = self._record.figures(endpoint.name).rate_limit_remaining
-            if remaining is not None:
-                self._metrics.gauge(
-                    "rate_limit_remaining", "Requests that the provider still allows.", ("provider",), combine="max"
-                ).set(remaining, endpoint.name)
-
-
-def _endpoint(provider: Provider) -> Endpoint:
-    if isinstance(provider, LocalProvider):
-        return local.endpoint(provider)
-    if isinstance(provider, OpenAIProvider):
-        return openai.endpoint(provider)
-    raise ConfigError(f"kind {provider.kind} is not served by this version", key=f"providers.{provider.name}.kind")
+        self.providers.refresh()
 
 
 def _parse(

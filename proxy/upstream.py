@@ -9,7 +9,6 @@ import asyncio
 import ssl
 from collections.abc import Iterable
 
-from proxy.providers.endpoint import Endpoint
 from proxy.wire.answer import Answer
 from proxy.wire.dialing import Dialer, verifying_context
 from proxy.wire.errors import ClosedEarlyError, UpstreamError
@@ -35,7 +34,6 @@ class Upstream:
         self._tls = tls
         self._origins: dict[tuple[bool, str, int], Origin] = {}
         self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
-        self._targets: dict[str, tuple[Prepared, Prepared]] = {}
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -99,23 +97,3 @@ class Upstream:
         for origin in self._origins.values():
             origin.sweep(now)
         self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
-
-    async def chat(self, endpoint: Endpoint, body: bytes, request_id: str) -> Answer:
-        """Posts a chat completion."""
-        return await self.post(self._target(endpoint)[0], (("x-request-id", request_id),), body)
-
-    async def models(self, endpoint: Endpoint) -> tuple[Answer, bytes]:
-        """The provider's models listing, whatever its status. UpstreamError, or TimeoutError of the caller's."""
-        answer = await self.get(self._target(endpoint)[1])
-        try:
-            return answer, await answer.read()
-        finally:
-            answer.close()
-
-    def _target(self, endpoint: Endpoint) -> tuple[Prepared, Prepared]:
-        target = self._targets.get(endpoint.name)
-        if target is None:
-            chat = self.prepare(endpoint.chat_url, endpoint.headers)
-            models = self.prepare(endpoint.models_url, endpoint.headers)
-            target = self._targets[endpoint.name] = (chat, models)
-        return target

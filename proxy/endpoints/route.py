@@ -16,7 +16,8 @@ from proxy.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method of one path. `path` names it in metrics and may have one part `*`, which becomes `argument`."""
+    """One method of one path. `path` names it in metrics and may have parts `*`, which become `argument`, together with
+    what stands between them."""
 
     method: str
     path: str
@@ -41,11 +42,11 @@ class Services:
 
 
 class RouteTable:
-    """Finds a route by path and method; a path may have one part `*`."""
+    """Finds a route by path and method; a path may have parts `*`."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._exact: dict[str, dict[str, Route]] = {}
-        self._starred: list[tuple[str, str, dict[str, Route]]] = []
+        self._starred: list[tuple[str, list[str], str, dict[str, Route]]] = []
         for route in routes:
             methods = self._exact.setdefault(route.path, {})
             methods[route.method] = route
@@ -53,16 +54,18 @@ class RouteTable:
                 methods["HEAD"] = route
         for path, methods in self._exact.items():
             if "*" in path:
-                before, _, after = path.partition("*")
-                self._starred.append((before, after, methods))
+                before, *between, after = path.split("*")
+                self._starred.append((before, between, after, methods))
 
     def find(self, method: str, path: str) -> tuple[Route, str]:
         """The route and the text that stands for `*`. ApiError 404 or 405."""
         methods, argument = self._exact.get(path), ""
         if methods is None:
-            for before, after, starred in self._starred:
+            for before, between, after, starred in self._starred:
                 if path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after):
-                    methods, argument = starred, path[len(before) : len(path) - len(after)]
+                    found = path[len(before) : len(path) - len(after)]
+                    if all(part in found for part in between):
+                        methods, argument = starred, found
         if methods is None:
             raise ApiError(404, f"Unknown request URL: {method} {path}.", code="unknown_url")
         route = methods.get(method)

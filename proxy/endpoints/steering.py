@@ -1,27 +1,68 @@
-"""What an operator may ask of the providers: open and close circuits."""
+"""What an operator may ask of the providers: to open and close circuits, to retire keys and take them back."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from proxy.endpoints.route import Route, Services
 from proxy.errors import ApiError
 from proxy.exchange import GatewayReply, Request, document, is_number, json_object
+from proxy.routing.breaker import State
+from proxy.routing.keys import KeyState
+
+_LONGEST_SECONDS = 86_400
+_CIRCUITS = {"open": State.OPEN, "closed": State.CLOSED}
+_KEYS = {"retired": KeyState.RETIRED, "active": KeyState.ACTIVE}
 
 
 def routes(services: Services) -> list[Route]:
     """`/api/providers`, for admins."""
+    gateway = services.gateway
 
     async def circuit(request: Request) -> GatewayReply:
         body = json_object(request.body)
-        state, seconds, reason = body.get("state"), body.get("seconds", 300), body.get("reason", "")
-        if state not in ("open", "closed"):
+        state, reason, model = body.get("state"), body.get("reason", ""), body.get("model")
+        seconds = _seconds(body, "seconds", 300)
+        if state not in _CIRCUITS:
             raise ApiError(400, f"state: expected open or closed, not {state!r}.", param="state")
-        if not (is_number(seconds) and 0 < seconds <= 86_400):
-            raise ApiError(400, f"seconds: expected a number above 0, at most 86400, not {seconds!r}.", param="seconds")
+        if seconds == 0 and state == "open":
+            raise ApiError(400, "seconds: expected a number above 0.", param="seconds")
         if not isinstance(reason, str):
             raise ApiError(400, f"reason: expected a string, not {reason!r}.", param="reason")
+        if model is not None and (not isinstance(model, str) or not model):
+            raise ApiError(400, f"model: expected a model's name, not {model!r}.", param="model")
         try:
-            return document(services.gateway.set_circuit(request.argument, state, float(seconds), reason[:500]))
-        except KeyError:
-            raise ApiError(404, f"There is no provider {request.argument!r}.", code="unknown_provider") from None
+            return document(gateway.set_circuit(request.argument, _CIRCUITS[state], seconds, reason[:500], model))
+        except KeyError as error:
+            if model is not None and error.args == (model,):
+                raise ApiError(404, f"There is no model {model[:100]!r} there.", code="unknown_model") from None
+            raise _unknown(request.argument) from None
 
-    return [Route("POST", "/api/providers/*/circuit", circuit, "admin")]
+    async def key(request: Request) -> GatewayReply:
+        body = json_object(request.body)
+        provider, _, key_id = request.argument.partition("/keys/")
+        state, grace = body.get("state"), _seconds(body, "grace_seconds", 0)
+        if state not in _KEYS:
+            raise ApiError(400, f"state: expected retired or active, not {state!r}.", param="state")
+        try:
+            return document(gateway.set_key(provider, key_id, _KEYS[state], grace))
+        except KeyError as error:
+            if error.args == (key_id,):
+                raise ApiError(404, f"There is no key {key_id[:100]!r} there.", code="unknown_key") from None
+            raise _unknown(provider) from None
+
+    return [
+        Route("POST", "/api/providers/*/circuit", circuit, "admin"),
+        Route("POST", "/api/providers/*/keys/*", key, "admin"),
+    ]
+
+
+def _seconds(body: dict[str, Any], name: str, usual: float) -> float:
+    value = body.get(name, usual)
+    if not (is_number(value) and 0 <= value <= _LONGEST_SECONDS):
+        raise ApiError(400, f"{name}: expected a number from 0 to {_LONGEST_SECONDS}, not {value!r}.", param=name)
+    return float(value)
+
+
+def _unknown(provider: str) -> ApiError:
+    return ApiError(404, f"There is no provider {provider[:100]!r}.", code="unknown_provider")

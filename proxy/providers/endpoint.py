@@ -5,35 +5,89 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
+from proxy.dialects.contract import Dialect
 from proxy.errors import ConfigError
+from proxy.settings import RemoteProvider
+
+SINGLE_KEY = "key-1"
+"""The id of a provider's only key."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredKey:
+    """A key as it was when the configuration was read. `file` is watched for another one. Never shown."""
+
+    id: str
+    secret: str
+    file: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"ConfiguredKey({self.id!r})"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One provider's addresses. `headers` hold the key, which is shown to nobody: `key_id` is its name."""
+    """One provider's addresses and habits."""
 
     name: str
-    chat_url: str
-    models_url: str
-    headers: tuple[tuple[str, str], ...]
-    models: tuple[str, ...]
+    dialect: Dialect
+    base: str
+    models: tuple[str, ...] = ()
     """Models that it serves; empty means any."""
-    listed: tuple[str, ...]
+    listed: tuple[str, ...] = ()
     """Models that are shown to callers."""
-    key_id: str | None
+    keys: tuple[ConfiguredKey, ...] = ()
+    key_header: tuple[str, str] = ("authorization", "Bearer ")
+    """Name of the header, and what stands in it before the key."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Sent with each request."""
+    query: str = ""
+    deployments: bool = False
+    """Azure's way: the model is a part of the path."""
+    stream_usage: bool = True
+    """Whether it understands `stream_options`."""
+    max_tokens: int = 4096
+    """For requests that give none to a provider that demands one."""
+    rotation_grace: float = 0.0
 
-    def serves(self, model: str) -> bool:
-        """Whether requests for `model` may go there."""
-        return not self.models or model in self.models
+    def url(self, path: str, model: str) -> str:
+        """Where `path` of its API is asked for `model`."""
+        place = f"/openai/deployments/{quote(model, safe='')}" if self.deployments else ""
+        return f"{self.base}{place}{path}{self.query}"
 
-    def __repr__(self) -> str:
-        return f"Endpoint({self.name!r})"
+    @property
+    def models_url(self) -> str:
+        """The listing, which costs nothing."""
+        return f"{self.base}{'/openai' if self.deployments else ''}/models{self.query}"
+
+    def headers_with(self, secret: str | None) -> tuple[tuple[str, str], ...]:
+        """All headers of the provider's own that do not change from request to request."""
+        name, before = self.key_header
+        return self.headers if secret is None else (*self.headers, (name, before + secret))
 
 
-def read_secret(path: Path, provider: str) -> str:
-    """The secret in a file of mode 0600. ConfigError if it is missing, unreadable, empty or open to others."""
-    key = f"providers.{provider}.api_key_file"
+def configured_keys(settings: RemoteProvider) -> tuple[ConfiguredKey, ...]:
+    """The keys of a provider in their order; none if it takes none. ConfigError if a key's file cannot be used."""
+    place = f"providers.{settings.name}"
+    if settings.api_key_file is not None:
+        path = settings.api_key_file
+        return (ConfiguredKey(SINGLE_KEY, read_secret(path, f"{place}.api_key_file"), path),)
+    if settings.api_key is not None:
+        return (ConfiguredKey(SINGLE_KEY, settings.api_key.get_secret_value()),)
+    found = []
+    for key in settings.keys:
+        if key.key_file is not None:
+            secret = read_secret(key.key_file, f"{place}.keys.{key.id}.key_file")
+            found.append(ConfiguredKey(key.id, secret, key.key_file))
+        elif key.key is not None:
+            found.append(ConfiguredKey(key.id, key.key.get_secret_value()))
+    return tuple(found)
+
+
+def read_secret(path: Path, key: str) -> str:
+    """The secret in a file of mode 0600. ConfigError for `key` if it is missing, unreadable, empty, open to others."""
     try:
         mode = path.stat().st_mode
         secret = path.read_text(encoding="utf-8").strip()

@@ -1,284 +1,292 @@
-"""What all workers know of each provider: its circuit, its newest failure and its figures, in the shared store.
+"""What all workers know of providers and their models: circuits, newest failures, figures, in the shared store.
 
-A request goes by what was read a moment before. Failures and what changes a circuit are written at once; figures are
-gathered in this worker and folded into the shared ones by `flush`. When the store is busy this worker goes by what it
-knows.
+Each provider has a circuit of its own, which opens on faults that concern all of its models (its name, the network,
+TLS, its keys), and one for each model's label, which opens on the rest. A request goes by what was read a moment
+before. Failures and what changes a circuit are written at once; figures are gathered in this worker and folded into the
+shared ones by `flush`. When the store is busy this worker goes by what it knows.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
 from proxy.clock import Clock
-from proxy.routing.breaker import Circuit, Claim, Event, Failed, Force, Policy, State, Success, apply, granted
-from proxy.routing.outcome import Fault
-from proxy.shared import Shared, StoreBrokenError, StoreBusyError
+from proxy.providers.board import Board
+from proxy.providers.figures import Figures, together
+from proxy.routing.breaker import Circuit, Claim, Event, Failed, Force, Policy, State, Success, apply, due, granted
+from proxy.routing.order import Standing, standing
+from proxy.routing.outcome import PROVIDER_WIDE, Failure, Fault
 
 log = logging.getLogger(__name__)
 
-BUCKET_SECONDS = 5
-HEALTH_WINDOW_SECONDS = 60.0
-_LATENCY_WEIGHT = 0.2
-"""Of the newest observation in the moving average of latencies."""
+WHOLE = ""
+"""In place of a model's label: the provider itself."""
 _MESSAGE_LIMIT = 300
-
-T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Figures:
-    """Of one provider. `buckets` maps the number of a 5 s bucket (as text, JSON's keys) to requests and errors."""
-
-    requests: int = 0
-    errors: int = 0
-    latency_ms: float | None = None
-    rate_limit_remaining: int | None = None
-    last_success_at: float | None = None
-    last_error_at: float | None = None
-    last_error: str | None = None
-    buckets: dict[str, list[int]] = field(default_factory=dict)
-
-    def count(self, now: float, *, error: bool) -> None:
-        """Adds one request that ended at `now` (monotonic)."""
-        self.requests += 1
-        self.errors += error
-        bucket = self.buckets.setdefault(str(int(now // BUCKET_SECONDS)), [0, 0])
-        bucket[0] += 1
-        bucket[1] += error
-
-    def window(self, now: float, seconds: float) -> tuple[int, int]:
-        """Requests and errors of the last `seconds`, to the whole bucket."""
-        first = int((now - seconds) // BUCKET_SECONDS) + 1
-        recent = [counts for number, counts in self.buckets.items() if int(number) >= first]
-        return sum(counts[0] for counts in recent), sum(counts[1] for counts in recent)
-
-    def observe_latency(self, milliseconds: float) -> None:
-        """Moves the average."""
-        known = self.latency_ms
-        self.latency_ms = milliseconds if known is None else known + _LATENCY_WEIGHT * (milliseconds - known)
-
-    def absorb(self, news: Figures, now: float) -> None:
-        """Folds a worker's news in and forgets buckets that no window reaches."""
-        self.requests += news.requests
-        self.errors += news.errors
-        if news.latency_ms is not None:
-            self.observe_latency(news.latency_ms)
-        if news.rate_limit_remaining is not None:
-            self.rate_limit_remaining = news.rate_limit_remaining
-        self.last_success_at = max(self.last_success_at or 0.0, news.last_success_at or 0.0) or None
-        if news.last_error_at is not None:
-            self.last_error_at, self.last_error = news.last_error_at, news.last_error
-        for number, (requests, errors) in news.buckets.items():
-            bucket = self.buckets.setdefault(number, [0, 0])
-            bucket[0] += requests
-            bucket[1] += errors
-        oldest = int((now - 2 * HEALTH_WINDOW_SECONDS) // BUCKET_SECONDS)
-        self.buckets = {number: counts for number, counts in self.buckets.items() if int(number) >= oldest}
+_LABEL_BYTES = 400
 
 
 @dataclass(slots=True)
-class _Known:
-    """What this worker knows of one provider: the circuit as read from `raw`, and news that are not yet shared."""
+class _Lane:
+    """What this worker knows of one model at one provider: the circuit as read from `raw`, news not yet shared."""
 
+    provider: str
+    label: str
+    name: bytes
     circuit: Circuit = field(default_factory=Circuit)
     raw: bytes | None = None
     news: Figures = field(default_factory=Figures)
     unwritten: list[Event] = field(default_factory=list)
 
 
-class ProviderRecord:
-    """Never raises for the store's sake: a broken one is begun anew, a busy one is done without."""
+@dataclass(frozen=True, slots=True)
+class ProviderView:
+    """A provider as `GET /health/providers` needs it."""
 
-    def __init__(self, shared: Shared, names: tuple[str, ...], policy: Policy, window: float, clock: Clock) -> None:
-        self._shared = shared
+    whole: Circuit
+    circuits: dict[str, Circuit]
+    """By label."""
+    figures: dict[str, Figures]
+    """By label, and the provider's own notes under `WHOLE`."""
+
+
+class ProviderRecord:
+    """`labels` has each provider's name and the labels that its models may bear."""
+
+    def __init__(
+        self, board: Board, labels: Mapping[str, Sequence[str]], policy: Policy, window: float, clock: Clock
+    ) -> None:
+        self._board = board
         self._policy = policy
         self._window = window
         self._clock = clock
-        self._known = {name: _Known() for name in names}
-        self._read_at = -math.inf
+        self._lanes = {
+            provider: {label: _Lane(provider, label, _name(provider, label)) for label in (WHOLE, *names)}
+            for provider, names in labels.items()
+        }
+        board.on_news(self._read)
 
-    def refresh(self, *, older_than: float = 0.0) -> None:
-        """Reads the circuits of all providers, unless that was done in the last `older_than` seconds."""
+    def circuit(self, provider: str, label: str = WHOLE) -> Circuit:
+        """The circuit as of the last refresh of the board, or change. KeyError for an unknown name."""
+        return self._lanes[provider][label].circuit
+
+    def standing(self, provider: str, label: str) -> Standing:
+        """What the two circuits on a route allow now."""
+        lanes = self._lanes[provider]
+        whole, lane = lanes[WHOLE].circuit, lanes[label].circuit
+        if whole.state is State.CLOSED and lane.state is State.CLOSED:
+            return Standing.CLOSED
         now = self._clock.monotonic()
-        if now - self._read_at < older_than:
-            return
-        self._read_at = now
-        self._safely(self._read, None)
+        return max(standing(whole, now), standing(lane, now))
 
-    def circuit(self, name: str) -> Circuit:
-        """The circuit as of the last `refresh` or change. KeyError for an unknown name."""
-        return self._known[name].circuit
-
-    def succeeded(self, name: str, began: float, latency_seconds: float, *, remaining: int | None) -> None:
+    def succeeded(
+        self, provider: str, label: str, began: float, latency_seconds: float, *, remaining: int | None
+    ) -> None:
         """One completion went well; `began` is monotonic."""
-        now, news = self._clock.monotonic(), self._known[name].news
-        news.count(now, error=False)
+        lanes = self._lanes[provider]
+        lane = lanes[label]
+        news = lane.news
+        news.count(self._clock.monotonic(), error=False)
         news.observe_latency(latency_seconds * 1000)
         news.last_success_at = self._clock.wall()
         if remaining is not None:
             news.rate_limit_remaining = remaining
-        self.event(name, Success(began))
+        self._event(lane, Success(began))
+        self._event(lanes[WHOLE], Success(began))
 
-    def opened(self, name: str, began: float) -> None:
+    def opened(self, provider: str, label: str, began: float) -> None:
         """A stream's first content has come: enough to close an open circuit, too little to count as a success."""
-        if self._known[name].circuit.state is not State.CLOSED:
-            self.event(name, Success(began))
+        for lane in (self._lanes[provider][label], self._lanes[provider][WHOLE]):
+            if lane.circuit.state is not State.CLOSED:
+                self._event(lane, Success(began))
 
-    def failed(self, name: str, began: float, fault: Fault, message: str, retry_after: float | None = None) -> None:
-        """One completion failed through the provider's fault."""
-        now, news = self._clock.monotonic(), self._known[name].news
+    def noted(self, provider: str, label: str, failure: Failure) -> None:
+        """One attempt failed in a way that another key may mend: it is counted, and no circuit minds."""
+        now, news = self._clock.monotonic(), self._lanes[provider][label].news
         news.count(now, error=True)
-        if fault is Fault.AUTH:
-            message = message.partition(":")[0] + ": the provider refused the key"
-        news.last_error_at, news.last_error = self._clock.wall(), message[:_MESSAGE_LIMIT]
-        figures = self.figures(name)
-        requests, errors = figures.window(now, self._window)
-        self.event(name, Failed(began, fault, retry_after, requests, errors))
+        news.last_error_at, news.last_error = self._clock.wall(), public_message(failure)
 
-    def probed(self, name: str, began: float, fault: Fault | None, message: str) -> None:
-        """A models listing, which is no caller's request, went well (`fault` None) or did not."""
-        if fault is None:
-            self.event(name, Success(began, proof=False))
+    def failed(self, provider: str, label: str, began: float, failure: Failure) -> None:
+        """One attempt failed through the provider's fault, and no other key of it can mend that."""
+        self.noted(provider, label, failure)
+        lanes, now = self._lanes[provider], self._clock.monotonic()
+        lane, whole = lanes[label], lanes[WHOLE]
+        if failure.fault in PROVIDER_WIDE:
+            self._event(whole, self._failed(whole, began, failure, self._window_of(provider, None, now)))
+            if lane.circuit.state is State.HALF_OPEN:
+                self._event(lane, self._failed(lane, began, failure, (0, 0)))
             return
-        news = self._known[name].news
-        news.last_error_at, news.last_error = self._clock.wall(), message[:_MESSAGE_LIMIT]
-        self.event(name, Failed(began, fault))
+        self._event(lane, self._failed(lane, began, failure, self._window_of(provider, label, now)))
+        if failure.fault is not Fault.TIMEOUT:
+            self._event(whole, Success(began))
+        elif whole.circuit.state is State.HALF_OPEN:
+            self._event(whole, self._failed(whole, began, failure, (0, 0)))
 
-    def event(self, name: str, event: Event) -> None:
-        """Applies an event to the shared circuit; a no-op is found without writing."""
-        known, now = self._known[name], self._clock.monotonic()
-        if apply(known.circuit, event, self._policy, now) is known.circuit:
-            return
-        if not self._safely(partial(self._write, name, [event]), False):
-            known.circuit = apply(known.circuit, event, self._policy, now)
-            known.unwritten.append(event)
+    def suspects(self, provider: str) -> list[str]:
+        """Labels, `WHOLE` among them, whose newest failure no success has followed."""
+        return [
+            label
+            for label, lane in self._lanes[provider].items()
+            if lane.circuit.state is not State.CLOSED or lane.circuit.fault is not None
+        ]
 
-    def claim(self, name: str, lease_seconds: float) -> bool:
-        """Whether this worker may make the one trial of an open circuit; it is another's after the lease."""
+    def probed(self, provider: str, labels: Sequence[str], began: float, failure: Failure | None) -> None:
+        """A models listing, which is no caller's request, went well (None) or did not."""
+        if failure is not None:
+            news = self._lanes[provider][WHOLE].news
+            news.last_error_at, news.last_error = self._clock.wall(), public_message(failure)
+        for label in labels:
+            lane = self._lanes[provider][label]
+            if failure is None:
+                self._event(lane, Success(began, proof=False))
+            else:
+                self._event(lane, Failed(began, failure.fault, failure.retry_after))
 
-        def claim() -> bool:
-            with self._shared.write() as txn:
-                before = _load_circuit(txn.get(_circuit_key(name), db=self._database()))
-                after = apply(before, Claim(lease_seconds), self._policy, self._clock.monotonic())
-                if not granted(before, after):
-                    return False
-                self._put_circuit(txn, name, after)
-                return True
+    def claim(self, provider: str, label: str, lease_seconds: float) -> bool:
+        """Whether this worker may make the one trial on a route, whose open circuits are claimed together; it is
+        another's after the lease."""
+        lanes = self._lanes[provider]
+        return all(
+            self._claim(lane, lease_seconds)
+            for lane in (lanes[WHOLE], lanes[label])
+            if lane.circuit.state is not State.CLOSED
+        )
 
-        return self._safely(claim, False)
+    def claim_one(self, provider: str, label: str, lease_seconds: float) -> bool:
+        """Likewise for one circuit alone."""
+        return self._claim(self._lanes[provider][label], lease_seconds)
 
-    def lease(self, name: str, seconds: float) -> bool:
-        """Whether this worker, alone of all, may look after a provider for so long."""
-
-        def lease() -> bool:
-            with self._shared.write() as txn:
-                now = self._clock.monotonic()
-                raw = txn.get(_lease_key(name), db=self._database())
-                if raw is not None and float(raw) > now:
-                    return False
-                txn.put(_lease_key(name), repr(now + seconds).encode(), db=self._database())
-                return True
-
-        return self._safely(lease, False)
-
-    def force(self, name: str, state: State, seconds: float, reason: str) -> Circuit:
-        """An operator's will. KeyError for an unknown name."""
-        known = self._known[name]
-        known.news.last_error = f"forced {state}: {reason}"[:_MESSAGE_LIMIT] if state is State.OPEN else None
-        known.news.last_error_at = self._clock.wall() if state is State.OPEN else None
-        self.event(name, Force(state, seconds))
+    def force(self, provider: str, label: str | None, state: State, seconds: float, reason: str) -> None:
+        """An operator's will, for one model or (None) for all of a provider. KeyError for an unknown name."""
+        lanes = self._lanes[provider]
+        news = lanes[WHOLE].news
+        if state is State.OPEN:
+            news.last_error, news.last_error_at = f"forced {state}: {reason}"[:_MESSAGE_LIMIT], self._clock.wall()
+        if label is not None:
+            self._event(lanes[label], Force(state, seconds))
+        elif state is State.OPEN:
+            self._event(lanes[WHOLE], Force(state, seconds))
+        else:
+            for lane in lanes.values():
+                self._event(lane, Force(state, seconds))
         self.flush()
-        return known.circuit
 
-    def figures(self, name: str) -> Figures:
-        """The service's figures of one provider, with this worker's latest."""
-        figures = self._safely(partial(self._load_figures, name), Figures())
-        figures.absorb(self._known[name].news, self._clock.monotonic())
-        return figures
+    def view(self, provider: str) -> ProviderView:
+        """What the whole service knows, with this worker's latest."""
+        lanes = list(self._lanes[provider].values())
+        rows = self._board.read([_figures_row(lane) for lane in lanes])
+        figures = {lane.label: self._with_news(lane, raw) for lane, raw in zip(lanes, rows, strict=True)}
+        circuits = {lane.label: lane.circuit for lane in lanes}
+        return ProviderView(circuits.pop(WHOLE), circuits, figures)
+
+    def figures(self, provider: str, label: str | None = None) -> Figures:
+        """The service's figures of one model or (None) of a provider, with this worker's latest."""
+        if label is None:
+            return together(self.view(provider).figures.values())
+        lane = self._lanes[provider][label]
+        return self._with_news(lane, self._board.read([_figures_row(lane)])[0])
 
     def flush(self) -> None:
         """Shares this worker's news; costs nothing without any."""
-        for name, known in self._known.items():
-            if bool(known.unwritten) and self._safely(partial(self._write, name, known.unwritten), False):
-                known.unwritten = []
-            if known.news != Figures() and self._safely(partial(self._share, name), False):
-                known.news = Figures()
+        for lane in self._all():
+            if lane.unwritten and self._write(lane, lane.unwritten):
+                lane.unwritten = []
+            if lane.news != Figures() and self._share(lane):
+                lane.news = Figures()
 
-    def _database(self) -> Any:
-        return self._shared.database("providers")
+    def _all(self) -> Iterator[_Lane]:
+        return (lane for lanes in self._lanes.values() for lane in lanes.values())
+
+    def _failed(self, lane: _Lane, began: float, failure: Failure, window: tuple[int, int]) -> Failed:
+        return Failed(began, failure.fault, failure.retry_after, *window)
+
+    def _window_of(self, provider: str, label: str | None, now: float) -> tuple[int, int]:
+        return self.figures(provider, label).window(now, self._window)
+
+    def _with_news(self, lane: _Lane, raw: bytes | None) -> Figures:
+        figures = Figures() if raw is None else Figures(**orjson.loads(raw))
+        figures.absorb(lane.news, self._clock.monotonic())
+        return figures
 
     def _read(self) -> None:
-        with self._shared.read() as txn:
-            for name, known in self._known.items():
-                raw = txn.get(_circuit_key(name), db=self._database())
-                if raw != known.raw:
-                    known.circuit, known.raw = _load_circuit(raw), raw
+        for lane in self._all():
+            raw = self._board.get(lane.name)
+            if raw != lane.raw:
+                lane.circuit, lane.raw = _load_circuit(raw), raw
 
-    def _write(self, name: str, events: list[Event]) -> bool:
-        with self._shared.write() as txn:
-            circuit = before = _load_circuit(txn.get(_circuit_key(name), db=self._database()))
+    def _event(self, lane: _Lane, event: Event) -> None:
+        """Applies an event to the shared circuit; a no-op is found without writing."""
+        now = self._clock.monotonic()
+        if apply(lane.circuit, event, self._policy, now) is lane.circuit:
+            return
+        if not self._write(lane, [event]):
+            lane.circuit = apply(lane.circuit, event, self._policy, now)
+            lane.unwritten.append(event)
+
+    def _claim(self, lane: _Lane, lease_seconds: float) -> bool:
+        got = False
+
+        def claim(raw: bytes | None) -> bytes | None:
+            nonlocal got
+            before = _load_circuit(raw)
+            after = apply(before, Claim(lease_seconds), self._policy, self._clock.monotonic())
+            got = granted(before, after)
+            return self._known(lane, after) if got else None
+
+        return due(lane.circuit, self._clock.monotonic()) and self._board.change(lane.name, claim) and got
+
+    def _write(self, lane: _Lane, events: Sequence[Event]) -> bool:
+        before = after = lane.circuit
+
+        def write(raw: bytes | None) -> bytes | None:
+            nonlocal before, after
+            before = after = _load_circuit(raw)
             for event in events:
-                circuit = apply(circuit, event, self._policy, self._clock.monotonic())
-            if circuit is not before:
-                self._put_circuit(txn, name, circuit)
-        if circuit.state is not before.state:
+                after = apply(after, event, self._policy, self._clock.monotonic())
+            return None if after is before else self._known(lane, after)
+
+        if not self._board.change(lane.name, write):
+            return False
+        if after.state is not before.state:
             # A trial that failed again is no news; that traffic has moved, or is back, is.
-            failed_again = before.state is State.HALF_OPEN and circuit.state is State.OPEN
+            failed_again = before.state is State.HALF_OPEN and after.state is State.OPEN
             log.log(
                 logging.INFO if failed_again else logging.WARNING,
-                "provider %s: circuit %s, was %s (%s)",
-                name,
-                circuit.state,
+                "provider %s%s: circuit %s, was %s (%s)",
+                lane.provider,
+                f", model {lane.label}" if lane.label else "",
+                after.state,
                 before.state,
-                circuit.fault or "well",
+                after.fault or "well",
             )
         return True
 
-    def _put_circuit(self, txn: Any, name: str, circuit: Circuit) -> None:
-        raw = orjson.dumps(asdict(circuit))
-        txn.put(_circuit_key(name), raw, db=self._database())
-        self._known[name].circuit, self._known[name].raw = circuit, raw
+    def _known(self, lane: _Lane, circuit: Circuit) -> bytes:
+        lane.circuit, lane.raw = circuit, orjson.dumps(asdict(circuit))
+        return lane.raw
 
-    def _share(self, name: str) -> bool:
-        with self._shared.write() as txn:
-            raw = txn.get(_figures_key(name), db=self._database())
-            figures = Figures() if raw is None else Figures(**orjson.loads(raw))
-            figures.absorb(self._known[name].news, self._clock.monotonic())
-            txn.put(_figures_key(name), orjson.dumps(asdict(figures)), db=self._database())
-        return True
-
-    def _load_figures(self, name: str) -> Figures:
-        with self._shared.read() as txn:
-            raw = txn.get(_figures_key(name), db=self._database())
-        return Figures() if raw is None else Figures(**orjson.loads(raw))
-
-    def _safely(self, do: Callable[[], T], otherwise: T, /) -> T:
-        try:
-            return do()
-        except StoreBrokenError:
-            self._shared.recover()
-        except StoreBusyError:
-            pass
-        return otherwise
+    def _share(self, lane: _Lane) -> bool:
+        return self._board.fold(_figures_row(lane), lambda raw: orjson.dumps(asdict(self._with_news(lane, raw))))
 
 
-def _circuit_key(name: str) -> bytes:
-    return b"circuit " + name.encode()
+def public_message(failure: Failure) -> str:
+    """The failure for people. A provider's words about our key may have the key in them."""
+    message = failure.message
+    if failure.fault is Fault.AUTH and failure.asked:
+        message = message.partition(":")[0] + ": the provider refused the key"
+    return message[:_MESSAGE_LIMIT]
 
 
-def _figures_key(name: str) -> bytes:
-    return b"figures " + name.encode()
+def _name(provider: str, label: str) -> bytes:
+    return b"circuit " + provider.encode() + b" " + label.encode()[:_LABEL_BYTES]
 
 
-def _lease_key(name: str) -> bytes:
-    return b"lease " + name.encode()
+def _figures_row(lane: _Lane) -> bytes:
+    return lane.name.replace(b"circuit ", b"figures ", 1)
 
 
 def _load_circuit(raw: bytes | None) -> Circuit:

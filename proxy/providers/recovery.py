@@ -1,20 +1,20 @@
-"""Brings idle providers back: asks one that failed for its models listing when no traffic has tried it in time.
+"""Brings idle providers and dead keys back: asks for a models listing where no traffic has tried in time.
 
-Costs at most one listing per provider and cooldown, made by one worker of all.
+Costs at most one listing per provider and cooldown, made by one worker of all, and one for a dead key when its time has
+come.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-
-import orjson
+from collections.abc import Coroutine, Mapping, Sequence
 
 from proxy.clock import Clock
-from proxy.providers.endpoint import Endpoint
-from proxy.providers.record import ProviderRecord
-from proxy.routing.breaker import Circuit, State
-from proxy.routing.outcome import Fault, judge
+from proxy.providers.board import Board
+from proxy.providers.record import WHOLE, ProviderRecord
+from proxy.providers.sending import Lane
+from proxy.routing.breaker import State
+from proxy.routing.outcome import Failure, Fault, Rejected, judge
 from proxy.upstream import Upstream, UpstreamError
 
 _TRAFFIC_FIRST_SECONDS = 2.0
@@ -26,22 +26,25 @@ _LEASE_SECONDS = 5.0
 class Recovery:
     """Of one worker; `tick` is to be called about every second."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], upstream: Upstream, record: ProviderRecord, clock: Clock) -> None:
-        self._endpoints = endpoints
+    def __init__(
+        self, lanes: Mapping[str, Lane], upstream: Upstream, record: ProviderRecord, board: Board, clock: Clock
+    ) -> None:
+        self._lanes = lanes
         self._upstream = upstream
         self._record = record
+        self._board = board
         self._clock = clock
         self._running: set[asyncio.Task[None]] = set()
 
     def tick(self) -> None:
-        """Starts the probes that are due, each in a task of its own, so that a silent provider delays no other."""
-        self._record.refresh()
-        now = self._clock.monotonic()
-        for endpoint in self._endpoints:
-            if self._due(endpoint.name, self._record.circuit(endpoint.name), now):
-                task = asyncio.create_task(self._probe(endpoint))
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
+        """Starts what is due, each in a task of its own, so that a silent provider delays no other."""
+        self._board.refresh()
+        for name, lane in self._lanes.items():
+            if dead := lane.keys.dead_to_ask():
+                if self._board.lease(b"ask key of " + name.encode(), _LEASE_SECONDS):
+                    self._start(self._ask(name, lane, dead[0]))
+            elif labels := self._due(name, lane):
+                self._start(self._probe(name, lane, labels))
 
     async def close(self) -> None:
         """Cancels what is running."""
@@ -49,32 +52,73 @@ class Recovery:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    def _due(self, name: str, circuit: Circuit, now: float) -> bool:
-        """An open circuit's trial is claimed; a closed one with a fault is asked once no traffic has cleared it."""
-        if circuit.state is not State.CLOSED:
-            return now >= circuit.until + _TRAFFIC_FIRST_SECONDS and self._record.claim(name, _LEASE_SECONDS)
-        quiet = now >= circuit.failed_at + _LEASE_SECONDS
-        return circuit.fault is not None and quiet and self._record.lease(name, _LEASE_SECONDS)
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
-    async def _probe(self, endpoint: Endpoint) -> None:
+    def _due(self, name: str, lane: Lane) -> Sequence[str]:
+        """Labels that one listing now would speak for; what is open is claimed. A closed circuit with a fault is asked
+        for once no traffic has cleared it, and one that opened because no key was left as soon as there is one."""
+        suspects = self._record.suspects(name)
+        if not suspects or not lane.keys.usable():
+            return ()
+        now = self._clock.monotonic()
+        whole = self._record.circuit(name)
+        if whole.fault is Fault.AUTH and whole.state is State.OPEN and not whole.forced and lane.endpoint.keys:
+            return [WHOLE] if self._lease(name) else ()
+        if whole.state is not State.CLOSED and now < whole.until + _TRAFFIC_FIRST_SECONDS:
+            return ()
+        due, quiet = [], []
+        for label in suspects:
+            circuit = self._record.circuit(name, label)
+            if circuit.state is State.CLOSED:
+                if now >= circuit.failed_at + _LEASE_SECONDS:
+                    quiet.append(label)
+            elif now >= circuit.until + _TRAFFIC_FIRST_SECONDS and self._record.claim_one(name, label, _LEASE_SECONDS):
+                due.append(label)
+        return due + quiet if due or (quiet and self._lease(name)) else ()
+
+    def _lease(self, name: str) -> bool:
+        return self._board.lease(b"look after " + name.encode(), _LEASE_SECONDS)
+
+    async def _probe(self, name: str, lane: Lane, labels: Sequence[str]) -> None:
+        choice = lane.keys.choose(frozenset())
+        if isinstance(choice, Failure):
+            return
         began = self._clock.monotonic()
+        failure, mark = await self._listing(lane, choice.id)
+        if failure is not None:
+            failure = lane.keys.failed(mark, failure)
+            if failure is None:
+                return
+        else:
+            lane.keys.worked(mark)
+        self._record.probed(name, labels, began, failure)
+
+    async def _ask(self, name: str, lane: Lane, key_id: str) -> None:
+        """Whether a dead key has come to life again."""
+        failure, mark = await self._listing(lane, key_id)
+        if failure is None or failure.fault is Fault.QUOTA:
+            lane.keys.worked(mark)
+        elif failure.fault is Fault.AUTH:
+            lane.keys.failed(mark, failure)
+
+    async def _listing(self, lane: Lane, key_id: str | None) -> tuple[Failure | None, bytes]:
+        """What one models listing says against the provider or the key, and the mark of the key. That there is no such
+        listing says nothing."""
+        secret, mark = lane.keys.secret(key_id)
+        request = self._upstream.prepare(lane.endpoint.models_url, lane.endpoint.headers_with(secret))
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
-                answer, body = await self._upstream.models(endpoint)
+                answer = await self._upstream.get(request)
+                try:
+                    body = await answer.read()
+                finally:
+                    answer.close()
         except TimeoutError:
-            self._record.probed(endpoint.name, began, Fault.TIMEOUT, f"no models listing within {_PROBE_SECONDS:g} s")
+            return Failure(Fault.TIMEOUT, f"no models listing within {_PROBE_SECONDS:g} s"), mark
         except UpstreamError as error:
-            self._record.probed(endpoint.name, began, error.fault, str(error))
-        else:
-            failure = judge(answer.status, answer.headers, body, _error_of(body))
-            fault, message = (None, "") if failure is None else (failure.fault, failure.message)
-            self._record.probed(endpoint.name, began, fault, message)
-
-
-def _error_of(body: bytes) -> dict[str, object]:
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    error = parsed.get("error") if isinstance(parsed, dict) else None
-    return error if isinstance(error, dict) else {}
+            return Failure(error.fault, str(error)), mark
+        found = judge(answer.status, answer.headers, body, self._clock.wall())
+        return (None if isinstance(found, Rejected) else found), mark

@@ -1,4 +1,4 @@
-"""The circuit of one provider: one (state, event) table of pure functions. All times are monotonic seconds.
+"""One circuit: one (state, event) table of pure functions. All times are monotonic seconds.
 
 States and names follow Nygard's circuit breaker. What is added: a cooldown that doubles on each re-failure and is
 forgotten only after sustained success, a trial that expires, and a state forced from outside, which always ends.
@@ -36,7 +36,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
-    """What all workers know of one provider."""
+    """What all workers know of a provider as a whole, or of one model there."""
 
     state: State = State.CLOSED
     since: float = 0.0
@@ -147,6 +147,8 @@ def _closed_failure(circuit: Circuit, event: Failed, policy: Policy, now: float)
 def _open(circuit: Circuit, event: Failed, policy: Policy, now: float) -> Circuit:
     cooldown = min(max(policy.cooldown, 2 * circuit.cooldown), max(policy.cooldown, policy.cooldown_max))
     wait = event.retry_after or cooldown
+    if circuit.state is State.HALF_OPEN:
+        wait = max(wait, cooldown)
     return Circuit(State.OPEN, now, now + wait, 0, now, cooldown, fault=event.fault)
 
 

@@ -1,33 +1,59 @@
-"""In which order the providers of a model are tried."""
+"""In which order the routes of a request are tried, by what is known of their circuits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from typing import Generic, TypeVar
 
 from proxy.routing.breaker import Circuit, State, due
 
+T = TypeVar("T")
+
+
+class Standing(IntEnum):
+    """What the circuits on a route allow; of two circuits the worse one counts."""
+
+    CLOSED = 0
+    TRIAL = 1
+    """A trial is due, and must be claimed first."""
+    OPEN = 2
+    FORCED = 3
+    """An operator has taken it out."""
+
+
+def standing(circuit: Circuit, now: float) -> Standing:
+    """Of one circuit."""
+    if circuit.state is State.CLOSED:
+        return Standing.CLOSED
+    if due(circuit, now):
+        return Standing.TRIAL
+    return Standing.FORCED if circuit.forced else Standing.OPEN
+
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Names of providers. `trials` need a claim first; `last_resort` is for when nothing else could be tried."""
+class Order(Generic[T]):
+    """`trials` need a claim first; `last_resort` is for when nothing else could be tried."""
 
-    closed: tuple[str, ...]
-    trials: tuple[str, ...]
-    last_resort: tuple[str, ...]
+    closed: tuple[T, ...]
+    trials: tuple[T, ...]
+    last_resort: tuple[T, ...]
 
 
-def plan(names: Sequence[str], circuit_of: Callable[[str], Circuit], now: float) -> Plan:
-    """Closed circuits in the configured order of `names`, then trials that are due; all of the others last of all.
+def arrange(routes: Sequence[T], standing_of: Callable[[T], Standing]) -> Order[T]:
+    """Closed circuits as they come, then trials that are due; all of the others last of all.
 
     Failing open (the last resort) follows LiteLLM: an open circuit is an opinion, a refused request a certainty.
-    Providers that an operator has taken out come last there.
+    Routes that an operator has taken out come last there.
     """
-    circuits = [(name, circuit_of(name)) for name in names]
-    closed = tuple(name for name, circuit in circuits if circuit.state is State.CLOSED)
-    if len(closed) == len(circuits):
-        return Plan(closed, (), ())
-    others = [(name, circuit) for name, circuit in circuits if circuit.state is not State.CLOSED]
-    trials = tuple(name for name, circuit in others if due(circuit, now))
-    others.sort(key=lambda pair: pair[1].forced)
-    return Plan(closed, trials, tuple(name for name, _ in others))
+    standings = [standing_of(route) for route in routes]
+    if not any(standings):
+        return Order(tuple(routes), (), ())
+    pairs = list(zip(routes, standings, strict=True))
+    others = sorted((pair for pair in pairs if pair[1]), key=lambda pair: pair[1] is Standing.FORCED)
+    return Order(
+        tuple(route for route, how in pairs if how is Standing.CLOSED),
+        tuple(route for route, how in pairs if how is Standing.TRIAL),
+        tuple(route for route, _ in others),
+    )

@@ -95,6 +95,7 @@ async def make_gateway(alpha: Demo, beta: Demo, tmp_path: Path) -> AsyncIterator
             "providers": [{"name": demo.name, "kind": "local", "port": demo.port} for demo in (alpha, beta)],
             "timeouts": {"connect": "2s", "first_byte": "1s", "answer": "1s", "idle": "1s", "total": "20s"},
             "breaker": {"cooldown": "200ms", "cooldown_max": "400ms"},
+            "retry": {"rounds": 0},
         }
         settings = Settings.model_validate(wanted | changes)
         metrics = Metrics(tmp_path / "run" / "metrics", f"test-{len(gateways)}")

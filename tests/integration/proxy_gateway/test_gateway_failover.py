@@ -11,6 +11,7 @@ import pytest
 
 from proxy.call import Operation
 from proxy.errors import ApiError
+from proxy.routing.breaker import State
 from proxy.streaming import DONE
 
 STREAMED = [False, True]
@@ -179,13 +180,13 @@ async def test_idle_primary_is_back_in_bounded_time(
 async def test_forced_circuit(make_gateway: Any, ask: Any) -> None:
     """An operator can take a provider out for a time and put it back; an unknown name is an error."""
     gateway = await make_gateway()
-    shown = gateway.set_circuit("alpha", "open", 600, "drill")
+    shown = gateway.set_circuit("alpha", State.OPEN, 600, "drill")
     assert (shown["circuit"], shown["forced"], shown["last_error"]) == ("open", True, "forced open: drill")
     assert header(await ask.whole(gateway), b"x-provider") == b"beta"
-    assert gateway.set_circuit("alpha", "closed", 0, "drill over")["circuit"] == "closed"
+    assert gateway.set_circuit("alpha", State.CLOSED, 0, "drill over")["circuit"] == "closed"
     assert header(await ask.whole(gateway, "again"), b"x-provider") == b"alpha"
     with pytest.raises(KeyError):
-        gateway.set_circuit("gamma", "open", 1, "")
+        gateway.set_circuit("gamma", State.OPEN, 1, "")
 
 
 async def test_provider_that_refuses_connections_is_a_network_fault(
@@ -299,6 +300,6 @@ async def test_pooled_connections_are_kept_after_streams(make_gateway: Any, ask:
     """A stream that came to its end gives its connection back, so that the next request needs no new one."""
     gateway = await make_gateway()
     await ask.stream(gateway, "one")
-    with_one = gateway._upstream.connections
+    with_one = gateway.providers._upstream.connections
     await ask.stream(gateway, "two")
-    assert with_one == gateway._upstream.connections == 1
+    assert with_one == gateway.providers._upstream.connections == 1

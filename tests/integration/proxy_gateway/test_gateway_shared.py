@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from proxy.clock import SystemClock
+from proxy.providers.board import Board
 from proxy.providers.record import ProviderRecord
 from proxy.routing.breaker import Policy, State
-from proxy.routing.outcome import Fault
+from proxy.routing.outcome import Failure, Fault
 from proxy.shared import Shared, StoreBusyError
 
 MAP_BYTES = 8 * 2**20
@@ -165,7 +166,7 @@ async def test_requests_go_on_while_the_writer_is_stuck(
         for number in range(5):
             assert (await ask.whole(gateway, f"text {number}")).status == 200
         assert time.monotonic() - began < 2
-        assert gateway._record.circuit("alpha").state is State.OPEN
+        assert gateway.providers_health()["alpha"]["circuit"] == "open"
         holder.kill()
     assert gateway.providers_health()["alpha"]["circuit"] in ("open", "half_open")
 
@@ -200,51 +201,54 @@ _FAILER = """
 import sys
 from pathlib import Path
 from proxy.clock import SystemClock
+from proxy.providers.board import Board
 from proxy.providers.record import ProviderRecord
 from proxy.routing.breaker import Policy
-from proxy.routing.outcome import Fault
+from proxy.routing.outcome import Failure, Fault
 from proxy.shared import Shared
 
 clock = SystemClock()
-record = ProviderRecord(Shared(Path(sys.argv[1]), 8 * 2**20, clock), ("alpha",), Policy(3, 0.5, 5, 30, 60), 30, clock)
+board = Board(Shared(Path(sys.argv[1]), 8 * 2**20, clock), clock)
+record = ProviderRecord(board, {"alpha": ["m"]}, Policy(3, 0.5, 5, 30, 60), 30, clock)
 for _ in range(3):
-    record.failed("alpha", clock.monotonic(), Fault.OUTAGE, "500: it broke")
+    record.failed("alpha", "m", clock.monotonic(), Failure(Fault.OUTAGE, "500: it broke"))
 record.flush()
 """
 
 
-def make_record(shared: Shared) -> ProviderRecord:
-    return ProviderRecord(shared, ("alpha",), POLICY, 30.0, SystemClock())
+def make_record(shared: Shared) -> tuple[Board, ProviderRecord]:
+    board = Board(shared, SystemClock())
+    return board, ProviderRecord(board, {"alpha": ["m"]}, POLICY, 30.0, SystemClock())
 
 
 def test_circuit_and_figures_are_shared_by_processes(tmp_path: Path) -> None:
     """What one process learns of a provider, another knows at its next look."""
     shared = Shared(tmp_path / "shared", MAP_BYTES, SystemClock())
-    record = make_record(shared)
-    record.refresh()
-    assert record.circuit("alpha").state is State.CLOSED
+    board, record = make_record(shared)
+    board.refresh()
+    assert record.circuit("alpha", "m").state is State.CLOSED
     subprocess.run([sys.executable, "-c", _FAILER, str(tmp_path / "shared")], check=True, timeout=30)
-    record.refresh()
-    assert (record.circuit("alpha").state, record.circuit("alpha").fault) == (State.OPEN, Fault.OUTAGE)
+    board.refresh()
+    assert (record.circuit("alpha", "m").state, record.circuit("alpha", "m").fault) == (State.OPEN, Fault.OUTAGE)
     figures = record.figures("alpha")
     assert (figures.requests, figures.errors, figures.last_error) == (3, 3, "500: it broke")
-    assert not record.claim("alpha", 1.0)
+    assert not record.claim("alpha", "m", 1.0)
     shared.close()
 
 
 def test_deadlines_of_an_earlier_boot_are_forgotten(tmp_path: Path) -> None:
     """Monotonic deadlines mean nothing after a reboot: circuits start closed, the cache stays."""
     shared = Shared(tmp_path / "shared", MAP_BYTES, SystemClock())
-    record = make_record(shared)
-    record.failed("alpha", SystemClock().monotonic(), Fault.AUTH, "401")
+    board, record = make_record(shared)
+    record.failed("alpha", "m", SystemClock().monotonic(), Failure(Fault.OUTAGE, "500", retry_after=60.0))
     with shared.write() as txn:
         txn.put(b"boot", b"another", db=shared.database("meta"))
         txn.put(b"k", b"v", db=shared.database("cache_bodies"))
     shared.close()
     shared = Shared(tmp_path / "shared", MAP_BYTES, SystemClock())
-    record = make_record(shared)
-    record.refresh()
-    assert record.circuit("alpha").state is State.CLOSED
+    board, record = make_record(shared)
+    board.refresh()
+    assert record.circuit("alpha", "m").state is State.CLOSED
     with shared.read() as txn:
         assert txn.get(b"k", db=shared.database("cache_bodies")) == b"v"
     shared.close()
@@ -253,7 +257,7 @@ def test_deadlines_of_an_earlier_boot_are_forgotten(tmp_path: Path) -> None:
 def test_lease_is_given_to_one(tmp_path: Path) -> None:
     """A lease that is out is refused, also to its holder, until it ends."""
     shared = Shared(tmp_path / "shared", MAP_BYTES, SystemClock())
-    record = make_record(shared)
-    assert record.lease("alpha", 60.0)
-    assert not make_record(shared).lease("alpha", 60.0)
+    board, _ = make_record(shared)
+    assert board.lease(b"alpha", 60.0)
+    assert not make_record(shared)[0].lease(b"alpha", 60.0)
     shared.close()

@@ -94,10 +94,17 @@ class OwnGateway:
     def flush_cache(self) -> dict[str, Any]:
         return {"flushed": 1, "flushes": 1}
 
-    def set_circuit(self, provider: str, state: str, seconds: float, reason: str) -> dict[str, Any]:
+    def set_circuit(self, provider: str, state: str, seconds: float, reason: str, model: str | None) -> dict[str, Any]:
         if provider != "p":
             raise KeyError(provider)
+        if model not in (None, "m"):
+            raise KeyError(model)
         return {"state": state, "seconds": seconds, "reason": reason}
+
+    def set_key(self, provider: str, key_id: str, state: str, grace_seconds: float) -> dict[str, Any]:
+        if (provider, key_id) != ("p", "main"):
+            raise KeyError(provider if provider != "p" else key_id)
+        return {"state": state, "grace_seconds": grace_seconds}
 
 
 @dataclass
@@ -257,6 +264,15 @@ async def test_who_may_do_what(
         ("/api/providers/p/circuit", {"state": "open", "seconds": -1}, 400, "seconds"),
         ("/api/providers/p/circuit", {"state": "open", "reason": 5}, 400, "reason"),
         ("/api/providers/q/circuit", {"state": "open"}, 404, None),
+        ("/api/providers/p/circuit", {"state": "open", "model": "m"}, 200, None),
+        ("/api/providers/p/circuit", {"state": "open", "model": "n"}, 404, None),
+        ("/api/providers/p/circuit", {"state": "open", "model": 5}, 400, "model"),
+        ("/api/providers/p/keys/main", {"state": "retired", "grace_seconds": 60}, 200, None),
+        ("/api/providers/p/keys/main", {"state": "active"}, 200, None),
+        ("/api/providers/p/keys/main", {"state": "dead"}, 400, "state"),
+        ("/api/providers/p/keys/main", {"state": "retired", "grace_seconds": "long"}, 400, "grace_seconds"),
+        ("/api/providers/p/keys/other", {"state": "active"}, 404, None),
+        ("/api/providers/q/keys/main", {"state": "active"}, 404, None),
         ("/debug/fault", {"kind": "meteor"}, 400, "kind"),
         ("/debug/fault", {"kind": "block", "seconds": "long"}, 400, "seconds"),
         ("/debug/fault", {"kind": "leak", "mb": 1}, 200, None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proxy.dialects.contract import Dialect
 from proxy.providers.endpoint import Endpoint
 from proxy.settings import LocalProvider
 
@@ -10,13 +11,10 @@ DEMO_MODELS = ("demo-small", "demo-large")
 
 def endpoint(settings: LocalProvider) -> Endpoint:
     """The addresses of the demo upstream that the master keeps on `settings.port`."""
-    base = f"http://127.0.0.1:{settings.port}/v1"
     return Endpoint(
         name=settings.name,
-        chat_url=f"{base}/chat/completions",
-        models_url=f"{base}/models",
-        headers=(),
+        dialect=Dialect.OPENAI,
+        base=f"http://127.0.0.1:{settings.port}/v1",
         models=settings.models,
         listed=settings.models or DEMO_MODELS,
-        key_id=None,
     )
