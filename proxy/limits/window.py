@@ -18,6 +18,7 @@ from typing import Protocol
 BUCKETS = 255
 RING = BUCKETS + 1
 """Cells that a ring of buckets must have."""
+_GLANCE_SECONDS = 0.005
 
 
 class Buckets(Protocol):
@@ -94,9 +95,9 @@ class Window:
         self.used = self._past + present
 
     def glance(self, now: float) -> None:
-        """`look`, unless that was done an eighth of a bucket ago or less; so what others count may be seen that late.
-        For amounts that are told late anyway."""
-        if not 0 <= now - self._now <= self._width / 8:
+        """`look`, unless that was done 5 ms ago or less; so what others count may be seen that late. For amounts that
+        are told late anyway."""
+        if not 0 <= now - self._now <= _GLANCE_SECONDS:
             self.look(now)
 
     def add(self, amount: int) -> None:
