@@ -89,9 +89,9 @@ class Gateway:
         self._ticking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticking
-        await self.providers.close()
-        await self._caches.close()
         self._caches.tick()
+        await self._caches.close()
+        await self.providers.close()
         self._shared.close()
         self._ticking = None
 
@@ -152,6 +152,16 @@ class Gateway:
         if plan.keeps:
             body.keep(plan.store)
         return Reply(delivered.status, replied, _Watched(body, plan), account)
+
+    async def _ask_again(self, call: Call) -> Whole | None:
+        """A whole answer for the cache, on no caller's behalf."""
+        delivered = await self.providers.deliver(call, Account(call.operation, call.model, stream=False))
+        return delivered.whole
+
+    @property
+    def caches(self) -> Caches:
+        """What operators may ask of the caches; there is none before `start`."""
+        return self._caches
 
     def models(self) -> dict[str, Any]:
         """OpenAI's list object."""
