@@ -47,8 +47,8 @@ class Said:
     answers: Mapping[str, str]
     body: str | None = None
     also: tuple[int | str, ...] = ()
-    argument: str = ""
-    """The name of the part `*` of the path."""
+    arguments: tuple[str, ...] = ()
+    """The names of the parts `*` of the path."""
     shapes: tuple[tuple[int, str], ...] = ()
     """Statuses whose answers have a schema of their own beside the error's."""
     query: tuple[tuple[str, Schema], ...] = ()
@@ -79,7 +79,7 @@ SAID: dict[tuple[str, str], Said] = {
         _UPSTREAM,
     ),
     ("GET", "/v1/models"): _json("The models that may be asked", "Models"),
-    ("GET", "/v1/models/*"): _json("One of them", "Model", also=(404,), argument="model"),
+    ("GET", "/v1/models/*"): _json("One of them", "Model", also=(404,), arguments=("model",)),
     ("GET", "/api/models"): _json("The models that may be asked", "Models"),
     ("GET", "/health"): _json("How the service is, and why", "Health"),
     ("GET", "/health/live"): _json("Whether this process answers; asks nothing else", "Alive"),
@@ -107,7 +107,10 @@ SAID: dict[tuple[str, str], Said] = {
     ("DELETE", "/api/cache"): _json("Empties the cache for all workers", "Flushed"),
     ("POST", "/api/cache/evict"): _json("Removes expired entries, or a share of all", "Evicted", body="Evict"),
     ("POST", "/api/providers/*/circuit"): _json(
-        "Opens or closes a provider's circuit", "ProviderHealth", body="Circuit", also=(404,), argument="provider"
+        "Opens or closes a provider's circuit", "ProviderHealth", body="Circuit", also=(404,), arguments=("provider",)
+    ),
+    ("POST", "/api/providers/*/keys/*"): _json(
+        "Retires a provider's key, or takes it back", "Anything", body="Key", also=(404,), arguments=("provider", "key")
     ),
     ("POST", "/debug/fault"): _json("Injects a real fault; only with `faults: true`", "Anything", body="Fault"),
     ("GET", PATH): _json("This document", "Anything"),
@@ -133,7 +136,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         said = SAID[route.method, route.path]
-        path = route.path.replace("*", "{" + said.argument + "}")
+        path = _path(route, said)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, said)
     return {
         "openapi": "3.1.0",
@@ -158,12 +161,19 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
     }
 
 
+def _path(route: Route, said: Said) -> str:
+    path = route.path
+    for name in said.arguments:
+        path = path.replace("*", "{" + name + "}", 1)
+    return path
+
+
 def _operation(route: Route, said: Said) -> dict[str, Any]:
     operation: dict[str, Any] = {"summary": said.summary, "operationId": _name(route)}
     parameters: list[Schema] = [{"name": name, "in": "query", "schema": schema} for name, schema in said.query]
-    if said.argument:
+    for name in said.arguments:
         schema = {"type": "string", "minLength": 1}
-        parameters.append({"name": said.argument, "in": "path", "required": True, "schema": schema})
+        parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
     if parameters:
         operation["parameters"] = parameters
     if said.body is not None:

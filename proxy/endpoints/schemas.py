@@ -106,7 +106,9 @@ COMPONENTS: dict[str, Schema] = {
             "error_rate": RATIO,
             "rate_limit_remaining": maybe({"type": "integer"}),
             "circuit": one_of("closed", "open", "half_open"),
-            "keys": listing(shape({"id": STRING, "state": one_of("active", "cooldown", "dead")})),
+            "keys": listing(
+                shape({"id": STRING, "state": one_of("active", "cooldown", "dead", "retiring", "retired")})
+            ),
         }
     ),
     "ProvidersHealth": by_name(ref("ProviderHealth")),
@@ -193,7 +195,14 @@ COMPONENTS: dict[str, Schema] = {
     "Flushed": shape({"flushed": COUNT, "flushes": COUNT}),
     "Circuit": shape(
         {"state": one_of("open", "closed")},
-        {"seconds": {"type": "number", "exclusiveMinimum": 0, "maximum": 86_400}, "reason": STRING},
+        {
+            "seconds": {"type": "number", "exclusiveMinimum": 0, "maximum": 86_400},
+            "reason": STRING,
+            "model": {"type": ["string", "null"], "minLength": 1},
+        },
+    ),
+    "Key": shape(
+        {"state": one_of("retired", "active")}, {"grace_seconds": {"type": "number", "minimum": 0, "maximum": 86_400}}
     ),
     "Fault": shape({"kind": STRING}, {"seconds": NUMBER, "mb": NUMBER}),
     "Anything": {"type": "object"},
