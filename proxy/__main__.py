@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(arguments)
     except ConfigError as error:
         _complain(f"{error}{f' ({error.hint})' if error.hint else ''}")
-        return 1 if command is _worker else 2
+        return 1 if command in (_worker, _zygote) else 2
     except ProxyError as error:
         _complain(str(error))
         return 2
@@ -90,10 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     upstream.add_argument("--port", type=int, required=True)
     upstream.set_defaults(command=_demo_upstream)
 
-    load = commands.add_parser("load-config")
-    load.add_argument("overrides", type=json.loads)
-    load.add_argument("file", nargs="?")
-    load.set_defaults(command=_load_config)
+    zygote = commands.add_parser("zygote")
+    zygote.add_argument("control_fd", type=int)
+    zygote.set_defaults(command=_zygote)
     return parser
 
 
@@ -102,13 +101,21 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from proxy import master, namesake
+    from proxy import namesake
 
     if (fault := namesake.fault()) is not None:
         _complain(fault)
         return 2
+    from proxy.forking import Zygote
+
     overrides = {name: value for name in ("host", "port", "workers") if (value := getattr(arguments, name)) is not None}
-    return master.run(arguments.config, overrides)
+    zygote = Zygote()  # at once, for it imports while this process does
+    try:
+        from proxy import master
+
+        return master.run(zygote, arguments.config, overrides)
+    finally:
+        zygote.close()
 
 
 def _load(file: str | None, overrides: dict[str, Any]) -> Any:
@@ -123,29 +130,17 @@ def _config_check(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load_config(arguments: argparse.Namespace) -> int:
-    """The master's question, answered on standard output: the document, and what the master itself needs of it."""
-    loaded = _load(arguments.file, arguments.overrides)
-    settings = loaded.settings
-    answer = {
-        "document": loaded.document,
-        "file": str(loaded.file),
-        "host": settings.host,
-        "port": settings.port,
-        "workers": settings.workers,
-        "run_dir": str(settings.run_dir),
-        "recycle": settings.recycle.model_dump(),
-        "admin_key_files": [str(key.key_file) for key in settings.auth.keys if key.key_file and key.role == "admin"],
-        "demos": [(provider.name, provider.port) for provider in settings.providers if provider.kind == "local"],
-    }
-    json.dump(answer, sys.stdout, default=str)
-    return 0
+def _zygote(arguments: argparse.Namespace) -> int:
+    from proxy import zygote
+
+    return zygote.run(arguments.control_fd)
 
 
 def _worker(arguments: argparse.Namespace) -> int:
     from proxy import worker
 
-    return worker.run(arguments.order_fd)
+    with os.fdopen(arguments.order_fd, "rb") as order:
+        return worker.run(worker.Order(**json.load(order)))
 
 
 def _demo_upstream(arguments: argparse.Namespace) -> int:

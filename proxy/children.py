@@ -15,11 +15,23 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from proxy.clock import Clock
 
 _TAIL_BYTES = 4096
 _STACKS_DEADLINE_SECONDS = 1.0
+
+
+class Process(Protocol):
+    """A child process as `subprocess.Popen` and `forking.Forked` know it."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def wait(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -28,7 +40,7 @@ class Child:
 
     name: str
     incarnation: str
-    process: subprocess.Popen[bytes]
+    process: Process
     stderr: Path
     started_at: float
     started: float
@@ -74,6 +86,7 @@ class Child:
     def exit_text(self) -> str:
         """`signal 9`, `exit 0`, or `exit 1: its last line on standard error`; for a child that has been reaped."""
         code = self.process.returncode
+        assert code is not None
         if code < 0:
             return f"signal {-code}"
         words = self.last_words().splitlines()
@@ -90,7 +103,7 @@ def spawn(
     now: tuple[float, float],
 ) -> Child:
     """Starts `python -m proxy <arguments>` in a fresh interpreter. `now` is (wall, monotonic)."""
-    output = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    output = open_stderr(stderr)
     try:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "proxy", *arguments],
@@ -103,6 +116,11 @@ def spawn(
     finally:
         os.close(output)
     return Child(name, incarnation, process, stderr, *now)
+
+
+def open_stderr(file: Path) -> int:
+    """The descriptor that a child has for its standard error."""
+    return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
 def watch_death(pid: int, on_death: Callable[[], None]) -> None:

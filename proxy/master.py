@@ -1,6 +1,6 @@
 """The master: holds the listening socket and keeps workers (and demo upstreams) alive. It judges nobody's health.
 
-It stays small: configuration is judged in a short-lived child, and neither pydantic nor a web server is imported here.
+It stays small: configuration is judged by the zygote, and neither pydantic nor a web server is imported here.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from proxy import __version__, metrics, run_directory
+from proxy.bulletin import Bulletin
 from proxy.children import Child, dump_stacks, process_state
 from proxy.clock import Clock, SystemClock
 from proxy.control import Answer, Call, ControlServer, Document, not_found
 from proxy.errors import ConfigError
-from proxy.launching import launch_demo, launch_worker
+from proxy.forking import Zygote, ZygoteFailed, adopt_orphans, bury_orphans
+from proxy.launching import Nest, launch_demo, launch_worker
 from proxy.plan import Plan, load_plan, make_admin_keys
 from proxy.slots import State
 from proxy.supervision import Pace, RecycleFailed, Slot
+from proxy.supply import Supply, judged, warmed
 
-_EVENTS_KEPT = 1000
 _DEMO_DRAIN_SECONDS = 3.0
 
 
@@ -35,9 +37,9 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def run(file: str | None, overrides: Document) -> int:
+def run(zygote: Zygote, file: str | None, overrides: Document) -> int:
     """Serves until SIGTERM; returns the exit status. ConfigError and CannotServe are for the caller to print."""
-    plan = load_plan(file, overrides)
+    plan = load_plan(zygote, file, overrides)
     lock = run_directory.lock(plan.run_dir)
     run_directory.sweep(plan.run_dir)
     listener = run_directory.passed_socket()
@@ -48,7 +50,8 @@ def run(file: str | None, overrides: Document) -> int:
     for made in make_admin_keys(plan.admin_key_files):
         say(f"made an admin key in {made}")
     try:
-        return asyncio.run(Master(plan, listener, file, overrides, SystemClock()).serve())
+        adopt_orphans()
+        return asyncio.run(Master(plan, zygote, listener, file, overrides, SystemClock()).serve())
     finally:
         listener.close()
         os.close(lock)
@@ -58,11 +61,18 @@ class Master:
     """Slots, signals and the control socket of one running service."""
 
     def __init__(
-        self, plan: Plan, listener: socket.socket, file: str | None, overrides: Document, clock: Clock
+        self,
+        plan: Plan,
+        zygote: Zygote,
+        listener: socket.socket,
+        file: str | None,
+        overrides: Document,
+        clock: Clock,
     ) -> None:
         from sdnotify import SystemdNotifier
 
         self._plan = plan
+        self._supply = Supply(zygote, say)
         self._listener = listener
         self._file = file
         self._overrides = overrides
@@ -73,10 +83,12 @@ class Master:
         self._slots: dict[int, Slot] = {}
         self._demos: dict[tuple[str, int], Slot] = {}
         self._retired: list[Slot] = []
-        self._listening: set[asyncio.Queue[Document | None]] = set()
+        self._bulletin = Bulletin()
         self._life = os.pipe()
+        self._nest = Nest(listener.fileno(), self._life[0])
         self._stop = asyncio.Event()
         self._rolling = asyncio.Lock()
+        self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._notifier = SystemdNotifier()
         metrics.fold_all(plan.run_dir / "metrics")
@@ -94,14 +106,17 @@ class Master:
             loop.add_signal_handler(number, self._order_stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._task(self._reload()))
         loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
+        loop.add_signal_handler(signal.SIGCHLD, self._bury_orphans)
+        self._supply.start()
         control = ControlServer(self._plan.run_dir / "master.sock", self._route)
         await control.start()
         self._good.set(1)
-        self._fill()
         try:
+            await self._begin()
             await self._stop.wait()
             await self._drain()
         finally:
+            await self._supply.close()
             await control.close()
             for task in list(self._tasks):
                 task.cancel()
@@ -111,10 +126,22 @@ class Master:
             self._metrics.close()
         return 0
 
+    async def _begin(self) -> None:
+        """Demo upstreams first, which start while the zygote warms."""
+        self._fill_demos()
+        if (zygote := self._supply.zygote) is not None:
+            try:
+                await asyncio.to_thread(zygote.warm)
+            except ZygoteFailed as error:
+                say(str(error))
+                self._supply.lose(zygote)
+        if not self._stop.is_set():
+            self._fill()
+
     # Slots
 
     def _fill(self) -> None:
-        """Makes slots and demo upstreams as many as the plan wants."""
+        """Makes slots as many as the plan wants."""
         plan = self._plan
         self._wanted.set(plan.workers)
         for number in range(plan.workers):
@@ -125,6 +152,9 @@ class Master:
                 self._slots[number].start()
         for number in [number for number in self._slots if number >= plan.workers]:
             self._retire(self._slots.pop(number))
+
+    def _fill_demos(self) -> None:
+        plan = self._plan
         for demo in plan.demos:
             if demo not in self._demos:
                 self._demos[demo] = self._demo_slot(*demo)
@@ -138,7 +168,14 @@ class Master:
 
     def _launch_worker(self, number: int, ready: Callable[[], None]) -> Child:
         self._starts.inc()
-        return launch_worker(number, self._plan, self._listener.fileno(), self._life[0], self._clock, ready)
+        zygote = self._supply.zygote
+        if zygote is not None:
+            try:
+                return launch_worker(number, self._plan, zygote, self._nest, self._clock, ready)
+            except ZygoteFailed as error:
+                say(str(error))
+                self._supply.lose(zygote)
+        return launch_worker(number, self._plan, None, self._nest, self._clock, ready)
 
     def _worker_ended(self, child: Child) -> None:
         how = "excused" if child.excused or child.process.returncode == 0 else "crash"
@@ -199,12 +236,7 @@ class Master:
         if known is not None:
             line["last_exit"] = known.last_exit
             line["next_start_at"] = known.next_start_at
-        for queue in list(self._listening):
-            if queue.qsize() >= _EVENTS_KEPT:
-                self._listening.discard(queue)
-                queue.put_nowait(None)
-            else:
-                queue.put_nowait(line)
+        self._bulletin.tell(line)
 
     def _status(self) -> Document:
         host, port = self._listener.getsockname()[:2]
@@ -224,16 +256,6 @@ class Master:
             "config_last_reload_successful": self._reloaded,
         }
 
-    async def _events(self) -> AsyncIterator[Document]:
-        queue: asyncio.Queue[Document | None] = asyncio.Queue()
-        self._listening.add(queue)
-        try:
-            yield self._status()
-            while (line := await queue.get()) is not None:
-                yield line
-        finally:
-            self._listening.discard(queue)
-
     # What it is asked
 
     async def _route(self, call: Call) -> Answer:
@@ -241,9 +263,9 @@ class Master:
             case "GET", "status":
                 return Answer(200, self._status())
             case "GET", "events":
-                return Answer(200, self._events())
+                return Answer(200, self._bulletin.lines(self._status))
             case "POST", "recycle":
-                return await self._recycle_all()
+                return await self._renew()
             case "POST", "workers", number, ("recycle" | "stacks") as what if number.isdigit():
                 slot = self._slots.get(int(number))
                 if slot is None:
@@ -288,6 +310,14 @@ class Master:
         except TimeoutError:
             return Answer(504, {"error": f"slot {slot.number}: no worker served within {limit:g} s", "old_pid": old})
 
+    async def _renew(self) -> Answer:
+        """Recycles all workers with the code that is on the disk by now; if that cannot start, none."""
+        try:
+            self._supply.adopt(await asyncio.to_thread(warmed))
+        except ZygoteFailed as error:
+            return Answer(502, {"error": str(error), "recycled": []})
+        return await self._recycle_all()
+
     async def _recycle_all(self) -> Answer:
         """One slot at a time; the next one waits until the old process is gone, so that at most one is extra."""
         recycled: list[Document] = []
@@ -322,28 +352,37 @@ class Master:
 
     async def _reload(self) -> None:
         """A good file is rolled out slot by slot; a bad one is named on one line, and the last good one stays."""
-        try:
-            plan = await asyncio.to_thread(load_plan, self._file, self._overrides)
-        except ConfigError as error:
-            self._reloaded = False
-            self._good.set(0)
-            say(f"reload refused, the last good configuration stays: {error}")
-            return
-        fixed = (self._plan.host, self._plan.port, self._plan.run_dir)
-        if (plan.host, plan.port, plan.run_dir) != fixed:
-            self._reloaded = False
-            self._good.set(0)
-            say("reload refused: host, port and run_dir change only by a restart; the last good configuration stays")
-            return
-        make_admin_keys(plan.admin_key_files)
-        self._plan = plan
-        self._reloaded = True
-        self._good.set(1)
-        for slot in self._slots.values():
-            slot.pace = plan.pace
-        self._fill()
-        answer = await self._recycle_all()
-        say("reloaded" if answer.status == 200 else f"reloaded, but not everywhere: {answer.document}")
+        async with self._reloading:
+            try:
+                zygote, plan = await asyncio.to_thread(judged, self._file, self._overrides)
+            except (ConfigError, ZygoteFailed) as error:
+                self._refuse(str(error))
+                return
+            fixed = (self._plan.host, self._plan.port, self._plan.run_dir)
+            if (plan.host, plan.port, plan.run_dir) != fixed:
+                zygote.close()
+                self._refuse("host, port and run_dir change only by a restart")
+                return
+            make_admin_keys(plan.admin_key_files)
+            self._supply.adopt(zygote)
+            self._plan = plan
+            self._reloaded = True
+            self._good.set(1)
+            for slot in self._slots.values():
+                slot.pace = plan.pace
+            self._fill_demos()
+            self._fill()
+            answer = await self._recycle_all()
+            say("reloaded" if answer.status == 200 else f"reloaded, but not everywhere: {answer.document}")
+
+    def _refuse(self, why: str) -> None:
+        self._reloaded = False
+        self._good.set(0)
+        say(f"reload refused, the last good configuration stays: {why}")
+
+    def _bury_orphans(self) -> None:
+        known = {child.pid for slot in self._everything() for child in slot.processes}
+        bury_orphans(known | {zygote.pid for zygote in (self._supply.zygote,) if zygote is not None})
 
     def _reopen_logs(self) -> None:
         """Tells the workers that their logs were moved away; one that only starts opens the new ones anyway."""

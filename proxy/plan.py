@@ -1,18 +1,14 @@
-"""What the master needs of a configuration. It is judged in a short-lived child, so that the master stays small."""
+"""What the master needs of a configuration. It is judged by the zygote, so that the master stays small."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.control import Document
-from proxy.errors import ConfigError
+from proxy.forking import Document, Zygote
 from proxy.supervision import Pace
 
 
@@ -32,18 +28,9 @@ class Plan:
     """(name, port) of each provider of kind `local`."""
 
 
-def load_plan(file: str | None, overrides: Document) -> Plan:
-    """Judges the configuration in a child. ConfigError with the child's one line if it is not good."""
-    argv = [sys.executable, "-P", "-m", "proxy", "load-config", json.dumps(overrides), *([file] if file else [])]
-    judged = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if judged.returncode != 0:
-        lines = judged.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise ConfigError(
-            lines[-1].removeprefix("llm-proxy: ")
-            if lines
-            else f"the configuration's judge ended with {judged.returncode}"
-        )
-    plan = json.loads(judged.stdout)
+def load_plan(zygote: Zygote, file: str | None, overrides: Document) -> Plan:
+    """Has the zygote judge the configuration. ConfigError if it is not good, ZygoteFailed."""
+    plan = zygote.judge(file, overrides)
     return Plan(
         document=plan["document"],
         file=plan["file"],

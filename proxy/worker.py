@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
-import json
 import os
 import signal
 import socket
@@ -44,10 +43,8 @@ class Order:
     log_fd: int
 
 
-def run(order_fd: int) -> int:
+def run(order: Order) -> int:
     """Serves until told to stop; the exit status. ConfigError if a secret cannot be read."""
-    with os.fdopen(order_fd, "rb") as order_file:
-        order = Order(**json.load(order_file))
     settings = Settings.model_validate(order.document)
     stacks = settings.run_dir / f"worker-{order.slot}-{os.getpid()}.stacks"
     with stacks.open("w") as stacks_file, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -7,15 +7,12 @@ import socket
 import sys
 from typing import Any, NoReturn, cast
 
-import uvicorn
-
-from proxy.demo.upstream import DemoUpstream
-
 
 def run(name: str, port: int) -> None:
     """Serves 127.0.0.1:`port` until SIGTERM or SIGINT; 0 takes a free port. Prints the port as its first line.
 
-    OSError if the port is taken.
+    It listens before it imports what answers, so that who comes first waits instead of being refused. OSError if the
+    port is taken.
     """
 
     def leave(*_: object) -> NoReturn:
@@ -30,6 +27,10 @@ def run(name: str, port: int) -> None:
     listener.listen(1024)
     sys.stdout.write(f"{listener.getsockname()[1]}\n")
     sys.stdout.flush()
+    import uvicorn
+
+    from proxy.demo.upstream import DemoUpstream
+
     config = uvicorn.Config(
         cast("Any", DemoUpstream(name)),
         http="httptools",
