@@ -66,15 +66,15 @@ _PAGE: tuple[tuple[str, Schema], ...] = (
 )
 SAID: dict[tuple[str, str], Said] = {
     ("POST", "/v1/chat/completions"): Said(
-        "A chat completion, whole or streamed", {JSON: "ChatCompletion", STREAM: ""}, "ChatRequest", _UPSTREAM
+        "A chat completion, whole or streamed", {JSON: "ChatCompletion", STREAM: "Event"}, "ChatRequest", _UPSTREAM
     ),
     ("POST", "/v1/completions"): Said(
-        "A text completion, whole or streamed", {JSON: "Completion", STREAM: ""}, "CompletionRequest", _UPSTREAM
+        "A text completion, whole or streamed", {JSON: "Completion", STREAM: "Event"}, "CompletionRequest", _UPSTREAM
     ),
     ("POST", "/v1/embeddings"): _json("Embeddings", "Embeddings", body="EmbeddingsRequest", also=_UPSTREAM),
     ("POST", "/v1/messages"): Said(
         "A message by Anthropic's contract, whole or streamed",
-        {JSON: "Message", STREAM: ""},
+        {JSON: "Message", STREAM: "Event"},
         "MessagesRequest",
         _UPSTREAM,
     ),

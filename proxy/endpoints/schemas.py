@@ -77,6 +77,7 @@ COMPONENTS: dict[str, Schema] = {
     ),
     "CompletionRequest": shape({"model": _MODEL, "prompt": {"type": ["string", "array"]}}, {"stream": _STREAM}),
     "Completion": shape({"choices": listing({"type": "object"})}, {"id": STRING, "usage": maybe(_USAGE)}),
+    "Event": shape({"data": STRING}),
     "EmbeddingsRequest": shape({"model": _MODEL, "input": {"type": ["string", "array"]}}),
     "Embeddings": shape({"data": listing({"type": "object"})}, {"model": STRING, "usage": maybe(_USAGE)}),
     "MessagesRequest": shape({"model": _MODEL, "messages": {"type": "array"}}, {"stream": _STREAM}),

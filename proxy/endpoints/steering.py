@@ -23,7 +23,7 @@ def routes(services: Services) -> list[Route]:
         body = json_object(request.body)
         state, reason, model = body.get("state"), body.get("reason", ""), body.get("model")
         seconds = _seconds(body, "seconds", 300)
-        if state not in _CIRCUITS:
+        if not isinstance(state, str) or state not in _CIRCUITS:
             raise ApiError(400, f"state: expected open or closed, not {state!r}.", param="state")
         if seconds == 0 and state == "open":
             raise ApiError(400, "seconds: expected a number above 0.", param="seconds")
@@ -42,7 +42,7 @@ def routes(services: Services) -> list[Route]:
         body = json_object(request.body)
         provider, _, key_id = request.argument.partition("/keys/")
         state, grace = body.get("state"), _seconds(body, "grace_seconds", 0)
-        if state not in _KEYS:
+        if not isinstance(state, str) or state not in _KEYS:
             raise ApiError(400, f"state: expected retired or active, not {state!r}.", param="state")
         try:
             return document(gateway.set_key(provider, key_id, _KEYS[state], grace))

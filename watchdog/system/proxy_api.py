@@ -105,7 +105,7 @@ class ProviderKey(_Answer):
     """State of one key of a provider, never the key."""
 
     id: str
-    state: Literal["active", "cooldown", "dead"]
+    state: Literal["active", "cooldown", "dead", "retiring", "retired"]
 
 
 class ProviderHealth(_Answer):
