@@ -5,20 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import orjson
-
 from proxy.cache.flights import Flight, Landing
 from proxy.cache.named import NamedCache
 from proxy.cache.policy import Wish
 from proxy.cache.storage.entry import About, Fresh
-from proxy.cache.storage.store import Found
+from proxy.cache.storage.store import PLAIN_FORM, Found
 from proxy.call import Call, Operation
 from proxy.dialects.contract import Whole
+from proxy.dialects.registry import spoken
 from proxy.errors import ApiError
-from proxy.streaming import stream_of
 
-STREAM_FORMS = {Operation.CHAT: stream_of}
-"""How a whole answer is told as a stream; requests for streams of other operations are not answered from a cache."""
 _STREAM, _STREAM_WITH_USAGE = 1, 2
 _MODEL_CHARACTERS = 200
 _SHORT_BYTES = 8
@@ -66,7 +62,7 @@ class Plan:
     @property
     def looks_up(self) -> bool:
         """Whether the answer may come from the cache."""
-        return self._cache is not None and self._wish.lookup and _form(self._call) is not None
+        return self._cache is not None and self._wish.lookup and self._form is not None
 
     async def find(self) -> Hit | None:
         """The answer, or None: then a provider is to be asked. Waits while an equal request is in the air. ApiError 504
@@ -90,7 +86,7 @@ class Plan:
             return None
         cache.hit(self._key)
         self.outcome = "stale" if found.expired >= 0 else "hit"
-        return self._shaped(found)
+        return self._shaped(cache, found)
 
     def store(self, whole: Whole) -> None:
         """Keeps a good answer if it may be kept, and hands it to those who wait for it."""
@@ -113,13 +109,14 @@ class Plan:
     def rescue(self) -> Hit | None:
         """After every provider has failed: an answer that has expired no longer ago than the caller allows by
         `stale-if-error`."""
-        if self._cache is None or not (self.looks_up and self._wish.stale_if_error):
+        cache = self._cache
+        if cache is None or not (self.looks_up and self._wish.stale_if_error):
             return None
-        found = self._cache.find(self._key)
+        found = cache.find(self._key)
         if found is None or found.expired > self._wish.stale_if_error:
             return None
         self.outcome = "stale" if found.expired >= 0 else "hit"
-        return self._shaped(found)
+        return self._shaped(cache, found)
 
     def release(self) -> None:
         """Tells whoever waits for this request's answer that none will come any more. May be called twice."""
@@ -156,24 +153,26 @@ class Plan:
                 headers=tuple(self.marks(None)),
             )
 
-    def _shaped(self, found: Found) -> Hit:
+    @property
+    def _form(self) -> int | None:
+        """0 for a whole answer, another number for a form of stream, None for a stream that cannot be told."""
+        call = self._call
+        if not call.stream:
+            return PLAIN_FORM
+        if call.operation is Operation.EMBEDDINGS:
+            return None
+        return _STREAM_WITH_USAGE if call.usage else _STREAM
+
+    def _shaped(self, cache: NamedCache, found: Found) -> Hit:
         """The answer in the form that was asked for; streams are told once and kept in hand."""
-        call, form = self._call, _form(self._call)
-        if not form or self._cache is None:
+        call, form = self._call, self._form
+        if not form:
             return Hit(found.body, found.age)
-        hot = self._cache.store.hot
+        hot = cache.store.hot
         told = hot.get(self._key, form, found.serial)
         if told is None:
-            told = STREAM_FORMS[call.operation](orjson.loads(found.body), usage=call.usage)
+            told = spoken(call.operation).replayed(call, found.body)
+            assert told is not None, "embeddings are the only operation without a stream"
             if found.serial:
                 hot.put(self._key, form, found.serial, told)
         return Hit(told, found.age)
-
-
-def _form(call: Call) -> int | None:
-    """0 for a whole answer, another number for a form of stream, None for a stream that cannot be told."""
-    if not call.stream:
-        return 0
-    if call.operation not in STREAM_FORMS:
-        return None
-    return _STREAM_WITH_USAGE if call.usage else _STREAM

@@ -19,8 +19,10 @@ from proxy.cache.operations.elements import Elements
 from proxy.cache.policy import KEY_BYTES, CacheName
 from proxy.cache.storage.entry import About, Birth, Fresh
 from proxy.cache.storage.store import Item
-from proxy.call import Operation
+from proxy.call import Call, Operation
 from proxy.clock import Clock
+from proxy.dialects.contract import Dialect
+from proxy.dialects.registry import translation
 from proxy.errors import ApiError
 from proxy.shared import StoreBusyError
 
@@ -179,15 +181,25 @@ def _read(element: bytes, now: float) -> tuple[CacheName, str, Fresh]:
         raise ValueError("stored: lies in the future")
     if not stored <= expires <= now + _LONGEST_LIFE_SECONDS:
         raise ValueError("expires: expected a time after stored, and within a year")
-    try:
-        body = orjson.loads(texts["body"])
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"body: not JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise ValueError("body: expected a JSON object")
     about = About(texts["operation"], texts["version"], texts["namespace"], texts["model"])
+    _expect_answer(about, texts["body"].encode())
     born = Birth(stored, expires, min(numbers["used"], now), min(int(hits), 2**32 - 1))
     return name, about.version, Fresh(key, texts["body"].encode(), about.pack(), born=born)
+
+
+def _expect_answer(about: About, body: bytes) -> None:
+    """ValueError unless a body is an answer that a cache would have kept, and can be told in each of its forms."""
+    operation = Operation(about.operation)
+    call = Call(operation, b"", {}, about.model, stream=True, id="", caller="")
+    native = translation(operation, Dialect.ANTHROPIC if operation is Operation.MESSAGES else Dialect.OPENAI)
+    assert native is not None, "each operation is spoken in its own dialect"
+    try:
+        whole = native.whole(call, body)
+        native.replayed(call, body)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"body: no answer of a {operation} request: {error!r}") from error
+    if not whole.storable:
+        raise ValueError("body: an answer that did not come to its own end")
 
 
 def _cache(value: object) -> CacheName:
