@@ -246,6 +246,7 @@ class Master:
         ]
         return {
             "pid": os.getpid(),
+            "zygote_pid": zygote.pid if (zygote := self._supply.zygote) else None,
             "version": __version__,
             "started_at": self._started_at,
             "host": host,

@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from proxy import config_file
@@ -25,6 +26,7 @@ _MOST_DESCRIPTORS = 6
 def run(control_fd: int) -> int:
     """Serves the master until it hangs up; in a worker that was forked, the worker's exit status. ConfigError there."""
     gc.disable()
+    _call_oneself("llm-proxy-zyg")
     control = socket.socket(fileno=control_fd)
     while True:
         kind, descriptors, _, _ = socket.recv_fds(control, 1, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
@@ -103,7 +105,13 @@ def _work(control: socket.socket, descriptors: list[int]) -> int:
     gc.enable()
     spoken = _document(order)
     os.close(order)
+    _call_oneself(f"llm-proxy-w{spoken['slot']}")
     return worker.run(worker.Order(**spoken, listen_fd=listener, ready_fd=ready, life_fd=life, log_fd=log))
+
+
+def _call_oneself(name: str) -> None:
+    """The name that ps and top show (proc(5), comm): at most 15 bytes. The command line stays the zygote's."""
+    Path("/proc/self/comm").write_text(name)
 
 
 def _judge(asked: dict[str, Any]) -> dict[str, Any]:
