@@ -9,11 +9,14 @@ import orjson
 from proxy.call import Call, Usage
 from proxy.dialects import openai
 from proxy.dialects.contract import Delta, Meaning, Sent, ToolDelta, Whole
+from proxy.dialects.mould import Mould, mould_of
 from proxy.dialects.openai import MALFORMED, NOTHING, Identity, event_of, is_said
 from proxy.dialects.sse import DONE, data_of
 
 _TOLD = frozenset({"role", "content", "reasoning_content", "reasoning", "tool_calls"})
 _CONTENT = Meaning.CONTENT
+_LESSONS = 3
+"""How many events of a stream are looked at for what its events have in common."""
 
 
 class ToOpenAI:
@@ -44,15 +47,27 @@ class ToOpenAI:
 class ChatDecoder:
     """Understands chat completion chunks."""
 
-    __slots__ = ("_ended", "_wanted", "finished")
+    __slots__ = ("_ended", "_lessons", "_mould", "_wanted", "finished")
 
     def __init__(self, choices: int) -> None:
         self._wanted = choices
         self._ended: set[object] = set()
         self.finished = False
+        self._mould: Mould | None = None
+        self._lessons = _LESSONS
 
     def read(self, event: bytes) -> Delta:
         """What one event means. Never raises."""
+        mould = self._mould
+        if mould is not None and (text := mould.text_of(event)):
+            return Delta(_CONTENT, text, model=mould.model)
+        delta = self._read(event)
+        if self._lessons and delta.text:
+            self._lessons -= 1
+            self._mould = mould_of(event, delta)
+        return delta
+
+    def _read(self, event: bytes) -> Delta:
         data = data_of(event)
         if data is None:
             return NOTHING

@@ -88,25 +88,27 @@ class Sent:
 
     def add(self, delta: Delta) -> None:
         """Remembers what one delta says."""
+        text, reasoning, tools = delta.text, delta.reasoning, delta.tools
         if delta.finish:
             self.finish = delta.finish
         if not delta.told:
             self.told = False
-        size = len(delta.text) + len(delta.reasoning)
-        for part in delta.tools:
-            known = self.tools.get(part.index)
-            size += len(part.arguments) + len(part.name or "") + 1
-            if self._room >= size:
-                self.tools[part.index] = part if known is None else _joined(known, part)
-        if not size:
+        if not (text or reasoning or tools):
             return
         self.deltas += 1
-        self._room -= size
+        self._room -= len(text) + len(reasoning)
+        for part in tools:
+            self._room -= len(part.arguments) + len(part.name or "") + 1
         if self._room < 0:
             self.told = False
-        elif delta.text or delta.reasoning:
-            self._text.append(delta.text)
-            self._reasoning.append(delta.reasoning)
+            return
+        if text:
+            self._text.append(text)
+        if reasoning:
+            self._reasoning.append(reasoning)
+        for part in tools:
+            known = self.tools.get(part.index)
+            self.tools[part.index] = part if known is None else _joined(known, part)
 
 
 def _joined(known: ToolDelta, part: ToolDelta) -> ToolDelta:

@@ -23,9 +23,11 @@ class SseParser:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The events completed by `data`, each with its blank line. ValueError if one exceeds MAX_EVENT_BYTES."""
+        parts = self._parts
         if self._return or b"\r" in data:
             data = self._line_feeds(data)
-        parts = self._parts
+        elif self._begun and not parts and data.find(_END) == len(data) - 2 and 2 <= len(data) <= MAX_EVENT_BYTES:
+            return [data]
         if not self._begun and data:
             data = self._without_mark(data)
         completes = _END in data or (parts and data[:1] == b"\n" and parts[-1][-1:] == b"\n")

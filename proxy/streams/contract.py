@@ -51,6 +51,8 @@ class OpenStream:
     malformed: int = 0
     at_end: AtEnd | None = None
     """Set by who opened it."""
+    redact: Callable[[str], str] = str
+    """Takes our secrets out of the provider's words; set by who opened it."""
 
 
 @dataclass(frozen=True, slots=True)

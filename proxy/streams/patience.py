@@ -4,43 +4,47 @@ guards."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
-
-T = TypeVar("T")
+from types import TracebackType
 
 
 class Patience:
-    """For the waits of one task at a time, one after the other. `close` when there will be no more."""
+    """For the waits of one task at a time, one after the other: `with patience.until(limit): await …`.
 
-    __slots__ = ("_expired", "_limit", "_loop", "_task", "_timer")
+    `close` when there will be no more."""
+
+    __slots__ = ("_cancelling", "_expired", "_limit", "_loop", "_task", "_timer")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._limit = 0.0
         self._task: asyncio.Task[object] | None = None
+        self._cancelling = 0
         self._expired = False
 
-    async def wait(self, what: Awaitable[T], limit: float) -> T:
-        """What `what` gives; TimeoutError if that takes until `limit`, on the event loop's clock."""
+    def until(self, limit: float) -> Patience:
+        """Ends what is awaited within with TimeoutError at `limit`, on the event loop's clock."""
         timer = self._timer
         if timer is None or timer.when() > limit:
             self._set(limit)
         self._limit = limit
-        task = self._task = asyncio.current_task()
+        return self
+
+    def __enter__(self) -> None:
+        self._task = task = asyncio.current_task()
         assert task is not None
-        cancelling = task.cancelling()
-        try:
-            return await what
-        except asyncio.CancelledError:
-            if self._expired:
-                self._expired = False
-                if task.uncancel() <= cancelling:
-                    raise TimeoutError from None
-            raise
-        finally:
-            self._task = None
+        self._cancelling = task.cancelling()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None
+        if self._expired:
+            self._expired = False
+            assert task is not None
+            # As in asyncio's own `timeout`: a cancellation by somebody else at the same moment is theirs.
+            if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+                raise TimeoutError
 
     def close(self) -> None:
         """Forgets the timer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from proxy.call import Usage
@@ -107,10 +107,10 @@ class Relay:
             self._sent = Sent()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
+        return self._chunks
 
-    async def __anext__(self) -> bytes:
-        return await anext(self._chunks)
+    def __anext__(self) -> Awaitable[bytes]:
+        return anext(self._chunks)
 
     async def aclose(self) -> None:
         """Closes the provider's connection at once if the stream has not ended. May be called before the first chunk,
@@ -166,11 +166,14 @@ class Relay:
         if stream.ended:
             return self._broken(Ending.CUT, "the stream ended before its finish")
         now = self._loop.time()
-        limit = min(now + limits.idle_seconds, limits.deadline)
+        limit = now + limits.idle_seconds
+        if limit > limits.deadline:
+            limit = limits.deadline
         if stream.decoder.finished:
             limit = min(limit, self._patience_after_finish(now))
         try:
-            data = await self._patience.wait(stream.answer.read_some(), limit)
+            with self._patience.until(limit):
+                data = await stream.answer.read_some()
         except TimeoutError:
             return self._broken(Ending.STALLED, "the stream stalled")
         except UpstreamError as error:
@@ -196,16 +199,22 @@ class Relay:
         """Appends what the caller shall have of the events to `ready`; says so when the stream is over. What a cut
         leaves of a `last` event is no malformed chunk, for nothing is missing before it."""
         read = self._stream.decoder.read
+        raw = self._raw and self._model is not None
         for event in events:
             delta = read(event)
             meaning = delta.meaning
-            if meaning is _CONTENT or meaning is _NOTHING:
+            if raw and meaning is _CONTENT and delta.usage is None:
+                # Nearly every event is like this, so it is done here and not in a call of its own.
+                self._encoder.forwarded(event, delta)
+                self._sent.add(delta)
+                ready.append(event)
+            elif meaning is _CONTENT or meaning is _NOTHING:
                 if (stop := self._say(event, delta, ready)) is not None:
                     return stop
             elif meaning is Meaning.DONE:
                 return _COMPLETE if self._agreed() else _DISAGREED
             elif meaning is Meaning.ERROR:
-                return _reported(delta)
+                return _reported(delta, self._stream.redact)
             elif not last:
                 self._stream.malformed += 1
                 self._sent.told = False
@@ -286,10 +295,10 @@ class Relay:
             answer.close()
 
 
-def _reported(delta: Delta) -> _Stop:
+def _reported(delta: Delta, redact: Callable[[str], str]) -> _Stop:
     """The provider's own error frame: never a clean end, even after a finish."""
     error = delta.error or {}
     message, codes = error.get("message"), (error.get("code"), error.get("type"))
-    said = message if isinstance(message, str) and message else None
+    said = redact(message) if isinstance(message, str) and message else None
     refusal = next((code for code in codes if isinstance(code, str) and code in _REFUSALS), None)
     return _Stop(Ending.FAILED, said or "the provider reported an error", said, refusal)
