@@ -34,6 +34,8 @@ class Figure:
     theirs: float | None = None
     aim: Aim | None = None
     note: str = ""
+    absent: str = "not installed"
+    """Why a peer has no figure."""
 
     @property
     def ratio(self) -> float | None:
@@ -63,7 +65,7 @@ def _ratio(value: float) -> str:
 
 
 def _cells(figure: Figure) -> tuple[str, ...]:
-    absent = f"({figure.peer}: not installed)" if figure.peer else ""
+    absent = f"({figure.peer}: {figure.absent})" if figure.peer else ""
     theirs = absent if figure.theirs is None else f"{_number(figure.theirs)} {figure.unit} ({figure.peer})"
     ratio = "" if figure.ratio is None else _ratio(figure.ratio)
     aim = ""
