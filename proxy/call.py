@@ -34,8 +34,8 @@ class Call:
     caller: str
     """The id of the caller's key, never the key."""
     passed: tuple[tuple[str, str], ...] = ()
-    """Headers that go to a provider of the caller's own dialect: `anthropic-beta`, `anthropic-version`,
-    `openai-organization`, `openai-project`."""
+    """Headers that go to a provider of the caller's own dialect: `anthropic-beta`, `openai-organization`,
+    `openai-project`. Anthropic's version is the provider's setting."""
     created: int = 0
     """When it came, in epoch seconds: for answers to which the provider gives no time of its own."""
 

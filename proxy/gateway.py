@@ -41,7 +41,7 @@ _SUBJECTS: dict[Operation, tuple[str, tuple[type, ...], str]] = {
 _OPENAI_HEADERS = ("openai-organization", "openai-project")
 _PASSED: dict[Operation, tuple[str, ...]] = {
     Operation.CHAT: _OPENAI_HEADERS,
-    Operation.MESSAGES: ("anthropic-beta", "anthropic-version"),
+    Operation.MESSAGES: ("anthropic-beta",),
     Operation.COMPLETIONS: _OPENAI_HEADERS,
     Operation.EMBEDDINGS: _OPENAI_HEADERS,
 }
