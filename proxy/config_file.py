@@ -7,11 +7,12 @@ level down). What was read stays a plain document, so that the master can hand t
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -21,6 +22,9 @@ from proxy.secret_file import secret_fault
 from proxy.settings import OpenAIProvider, Settings
 
 _ENVIRONMENT_PREFIX = "LLM_PROXY_"
+_SECRET_KEYS = frozenset(("key", "api_key", "sha256", "dsn", "headers", "base_url"))
+_QUOTED = re.compile(r"'(?!<)[^']{8,}'")
+"""What YAML's parser quotes from the file: an alias or a tag, which a key that begins with * or ! is taken for."""
 _NOT_SETTINGS = {"LLM_PROXY_CONFIG"}
 Document = dict[str, Any]
 
@@ -77,7 +81,8 @@ def _parse(file: Path) -> tuple[yaml.Node | None, Document]:
         document = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise ConfigError(f"is not YAML: {error.problem}", file=str(file), line=line) from error
+        problem = _QUOTED.sub("…", error.problem or "it cannot be read")
+        raise ConfigError(f"is not YAML: {problem}", file=str(file), line=line) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"is not YAML: {' '.join(str(error).split())}", file=str(file)) from error
     if document is None:
@@ -157,7 +162,22 @@ def _wording(kind: str, text: str, given: object, loc: tuple[int | str, ...], co
         case "value_error":
             return text.removeprefix("Value error, ")
         case _:
-            return f"{_lower(text)}, not {given!r}".replace("input should be", "expected")
+            expected = _lower(text).replace("input should be", "expected")
+            return f"{expected}, not {given!r}" if _may_be_shown(given, loc) else expected
+
+
+def _may_be_shown(given: object, loc: tuple[int | str, ...]) -> bool:
+    """Whether what was given, or stands where something else belongs, surely holds no secret."""
+    if isinstance(given, dict | list) or _SECRET_KEYS.intersection(loc):
+        return False
+    return not isinstance(given, str) or (isinstance(loc[-1], str) and not _is_section(loc))
+
+
+def _is_section(loc: tuple[int | str, ...]) -> bool:
+    """Whether a section or a list belongs there, in whose place may stand anything that belongs into it."""
+    parent = _model_at(loc[:-1])
+    field = parent.model_fields.get(str(loc[-1]))
+    return field is None or bool(_models_in(field.annotation)) or get_origin(field.annotation) in (tuple, dict)
 
 
 def _lower(text: str) -> str:

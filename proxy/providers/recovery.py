@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from proxy.clock import Clock
 from proxy.providers.board import Board
 from proxy.providers.record import WHOLE, ProviderRecord
+from proxy.providers.redaction import Redaction
 from proxy.providers.sending import Lane
 from proxy.routing.breaker import State
 from proxy.routing.outcome import Failure, Fault, Rejected, judge
@@ -120,5 +121,7 @@ class Recovery:
             return Failure(Fault.TIMEOUT, f"no models listing within {_PROBE_SECONDS:g} s"), mark
         except UpstreamError as error:
             return Failure(error.fault, str(error)), mark
-        found = judge(answer.status, answer.headers, body, self._clock.wall())
+        redaction = Redaction(lane.endpoint, secret)
+        headers, said = redaction.headers(answer.headers), redaction.body(body)
+        found = judge(answer.status, headers, said, self._clock.wall())
         return (None if isinstance(found, Rejected) else found), mark

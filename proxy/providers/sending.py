@@ -15,6 +15,7 @@ from proxy.metrics import Metrics
 from proxy.providers.endpoint import Endpoint
 from proxy.providers.keyring import Keyring
 from proxy.providers.record import ProviderRecord, public_message
+from proxy.providers.redaction import Redaction
 from proxy.routing.candidates import Candidate
 from proxy.routing.outcome import Failure, Fault, Refusal, Rejected, judge
 from proxy.streams.contract import FAULT_OF_ENDING, Ending, OpenStream
@@ -47,7 +48,7 @@ class Sender:
         self._upstream = upstream
         self._record = record
         self._clock = clock
-        self._prepared: dict[tuple[str, str, bytes], Prepared] = {}
+        self._prepared: dict[tuple[str, str, bytes], tuple[Prepared, Redaction]] = {}
         self._requests = metrics.counter("provider_requests_total", "Attempts at a provider.", ("provider",))
         self._errors = metrics.counter(
             "provider_errors_total", "Attempts that failed through the provider's fault.", ("provider", "class")
@@ -82,7 +83,7 @@ class Sender:
             )
         except NotTranslatableError as error:
             return Rejected(Refusal.DIALECT, 400, b"", str(error))
-        prepared, mark = self._prepare(candidate, key_id, translation.path)
+        prepared, redaction, mark = self._prepare(candidate, key_id, translation.path)
         extra = (("x-request-id", call.id), *call.passed) if translation.same else (("x-request-id", call.id),)
         began = self._clock.monotonic()
         self._requests.inc(name)
@@ -91,7 +92,7 @@ class Sender:
         try:
             async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + limit_seconds, deadline)):
                 answer = await self._upstream.post(prepared, extra, body)
-                outcome = await self._judged(answer, call, translation)
+                outcome = await self._judged(answer, call, translation, redaction)
         except TimeoutError:
             missing = "answer" if answer is None else "content"
             outcome = Failure(Fault.TIMEOUT, f"no {missing} within {limit_seconds:g} s")
@@ -100,25 +101,28 @@ class Sender:
         finally:
             if answer is not None and not isinstance(outcome, OpenStream):
                 answer.close()
+        if isinstance(outcome, OpenStream):
+            outcome.redact = redaction.text
         return self._noted(candidate, mark, began, answer, outcome)
 
     async def _judged(
-        self, answer: Answer, call: Call, translation: Translation
+        self, answer: Answer, call: Call, translation: Translation, redaction: Redaction
     ) -> Whole | OpenStream | Failure | Rejected:
         """What an answer is, having read as much of it as that takes. UpstreamError if it is cut before."""
         status = answer.status
         good = 200 <= status < 300
         if good and call.stream and answer.headers.get("content-type", "").startswith("text/event-stream"):
-            return await open_stream(answer, translation.decoder(call))
+            opened = await open_stream(answer, translation.decoder(call))
+            return replace(opened, message=redaction.text(opened.message)) if isinstance(opened, Failure) else opened
         body = await answer.read()
         if not good:
-            found = judge(status, answer.headers, body, self._clock.wall())
+            found = judge(status, redaction.headers(answer.headers), redaction.body(body), self._clock.wall())
             assert found is not None
             return found
         try:
             return translation.whole(call, body)
         except MalformedError as error:
-            return Failure(Fault.MALFORMED, f"{status}: {error}")
+            return Failure(Fault.MALFORMED, redaction.text(f"{status}: {error}"))
 
     def _noted(
         self,
@@ -176,8 +180,8 @@ class Sender:
         self._record.failed(name, candidate.label, began, of_provider)
         return replace(failure, retry_after=of_provider.retry_after)
 
-    def _prepare(self, candidate: Candidate, key_id: str | None, path: str) -> tuple[Prepared, bytes]:
-        """The request but for its body, made once, and the mark of the key in it."""
+    def _prepare(self, candidate: Candidate, key_id: str | None, path: str) -> tuple[Prepared, Redaction, bytes]:
+        """The request but for its body, made once, what must not be told of it, and the mark of the key in it."""
         lane = self._lanes[candidate.provider]
         secret, mark = lane.keys.secret(key_id)
         place = (candidate.provider, f"{candidate.model} {path}" if lane.endpoint.deployments else path, mark)
@@ -186,9 +190,12 @@ class Sender:
             if len(self._prepared) >= _MOST_PREPARED:
                 self._prepared.clear()
             url = lane.endpoint.url(path, candidate.model)
-            prepared = self._upstream.prepare(url, lane.endpoint.headers_with(secret))
+            prepared = (
+                self._upstream.prepare(url, lane.endpoint.headers_with(secret)),
+                Redaction(lane.endpoint, secret),
+            )
             self._prepared[place] = prepared
-        return prepared, mark
+        return *prepared, mark
 
 
 def _remaining(answer: Answer | None) -> int | None:

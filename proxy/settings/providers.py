@@ -11,6 +11,9 @@ from proxy.settings.access import RateLimit
 from proxy.settings.base import Duration, Section, expect_once
 
 
+_ANYWHERE = address_of("http://provider")
+
+
 class ProviderKey(Section):
     """One of several keys of a provider. `id` is what people see; the key itself is never shown."""
 
@@ -62,9 +65,14 @@ class _Remote(_Common):
     @field_validator("base_url")
     @classmethod
     def _is_http(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")) or len(url) < len("http://x"):
-            raise ValueError(f"expected a URL that begins with http:// or https://, not {url!r}")
+        address_of(url)
         return url.rstrip("/")
+
+    @field_validator("headers")
+    @classmethod
+    def _are_headers(cls, headers: dict[str, str]) -> dict[str, str]:
+        fixed_lines(_ANYWHERE, headers.items())
+        return headers
 
 
 class OpenAIProvider(_Remote):

@@ -34,7 +34,7 @@ providers:
         (GOOD + "workers: 0\n", 6, ["workers: ", "greater than or equal to 1"]),
         (GOOD + "cache:\n  ttl: 30\n", 7, ["cache.ttl: expected a duration such as 30s", "not 30"]),
         (GOOD + "cache:\n  ttl: 30 parsecs\n", 7, ["cache.ttl: expected a duration"]),
-        (GOOD + "log: loud\n", 6, ["log: ", "'loud'"]),
+        (GOOD + "log: loud\n", 6, ["log: ", "log: expected a valid dictionary"]),
         (GOOD.replace("kind: local", "kind: locall"), 3, ["providers.0", "unknown kind 'locall'", "'local'"]),
         (GOOD.replace("    kind: local\n", ""), 3, ["providers.0", "has no kind"]),
         (GOOD.replace("    port: 8091\n", ""), 3, ["providers.0.port: is missing"]),
