@@ -10,9 +10,9 @@ import orjson
 import pytest
 
 from proxy.call import Operation
+from proxy.dialects.sse import DONE
 from proxy.errors import ConfigError
 from proxy.metrics import read
-from proxy.streaming import DONE
 
 
 def header(reply: Any, name: bytes) -> bytes | None:

@@ -10,9 +10,9 @@ import orjson
 import pytest
 
 from proxy.call import Operation
+from proxy.dialects.sse import DONE
 from proxy.errors import ApiError
 from proxy.routing.breaker import State
-from proxy.streaming import DONE
 
 STREAMED = [False, True]
 
