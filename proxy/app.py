@@ -172,6 +172,7 @@ class App:
         exchange.start_stream(status, fields)
         line = exchange.line
         try:
+            await in_task()
             async for chunk in chunks:
                 exchange.write(chunk)
                 if line.congested:

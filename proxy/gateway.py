@@ -15,6 +15,7 @@ from proxy.cache.service import Caches, map_bytes
 from proxy.call import Account, Call, Operation
 from proxy.clock import Clock
 from proxy.dialects.contract import Whole
+from proxy.eager import in_task
 from proxy.errors import ApiError, ConfigError
 from proxy.limits.admission import Limits
 from proxy.metrics import Metrics
@@ -105,7 +106,7 @@ class Gateway:
         account: Account | None = None,
     ) -> Reply:
         """Answers from the cache or a provider. `headers` are lower-case, `caller` is the id of a key; `account` is
-        filled in as far as the request comes. ApiError."""
+        filled in as far as the request comes. ApiError. Needs no task until a provider has to be asked."""
         account = account or Account(operation, "", stream=False)
         try:
             request = _parse(operation, body, headers, request_id, caller, int(self._clock.wall()))
@@ -124,6 +125,7 @@ class Gateway:
         if hit is not None:
             return _from_cache(hit, request, plan, account)
         try:
+            await in_task()
             delivered = await self.providers.deliver(request, account)
         except ApiError as error:
             plan.release()

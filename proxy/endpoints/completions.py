@@ -42,11 +42,11 @@ def routes(services: Services) -> list[Route]:
         )
 
     return [
-        Route("POST", "/v1/chat/completions", answering(Operation.CHAT), "user", bounded=True),
-        Route("POST", "/v1/completions", answering(Operation.COMPLETIONS), "user", bounded=True),
-        Route("POST", "/v1/embeddings", answering(Operation.EMBEDDINGS), "user", bounded=True),
-        Route("POST", "/v1/messages", messages, "user", bounded=True),
-        Route("GET", "/v1/models", models, "user"),
-        Route("GET", "/v1/models/*", model, "user"),
-        Route("GET", "/api/models", models, "user"),
+        Route("POST", "/v1/chat/completions", answering(Operation.CHAT), "user", bounded=True, immediate=True),
+        Route("POST", "/v1/completions", answering(Operation.COMPLETIONS), "user", bounded=True, immediate=True),
+        Route("POST", "/v1/embeddings", answering(Operation.EMBEDDINGS), "user", bounded=True, immediate=True),
+        Route("POST", "/v1/messages", messages, "user", bounded=True, immediate=True),
+        Route("GET", "/v1/models", models, "user", immediate=True),
+        Route("GET", "/v1/models/*", model, "user", immediate=True),
+        Route("GET", "/api/models", models, "user", immediate=True),
     ]

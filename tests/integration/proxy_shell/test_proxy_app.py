@@ -18,6 +18,7 @@ import pytest
 from proxy.app import App
 from proxy.call import Account, Operation
 from proxy.clock import FakeClock
+from proxy.eager import in_task
 from proxy.errors import ApiError
 from proxy.exchange import Plain
 from proxy.logs import LogWriter
@@ -50,6 +51,7 @@ class OwnGateway:
         self.asked.append((body, caller, request_id))
         match body:
             case b"wait":
+                await in_task()
                 await self.release.wait()
             case b"stream":
                 return Plain(200, self.chunks(), [(b"content-type", b"text/event-stream")])
