@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from proxy.settings.access import RateLimit
 from proxy.settings.base import Duration, Section, expect_once
-
+from proxy.wire.request import address_of, fixed_lines
 
 _ANYWHERE = address_of("http://provider")
 

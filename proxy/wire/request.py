@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from proxy.wire.origin import Origin
+if TYPE_CHECKING:
+    from proxy.wire.origin import Origin
 
 _FIXED = {
     "accept": "*/*",
@@ -16,6 +18,8 @@ _FIXED = {
     "content-type": "application/json",
     "user-agent": "llm-proxy",
 }
+_FRAMING = frozenset({"connection", "content-length", "keep-alive", "te", "transfer-encoding", "upgrade"})
+"""Headers that are the connection's own business."""
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PORTS = {"http": 80, "https": 443}
 _SAFE_IN_TARGET = "/?:@!$&'()*+,;=%~-._[]"
@@ -51,9 +55,9 @@ def address_of(url: str) -> Address:
     """ValueError if `url` is none, or of another scheme than http and https."""
     parts = urlsplit(url)
     if parts.scheme not in _PORTS or not parts.hostname:
-        raise ValueError(f"{url!r} is no address of a web server")
+        raise ValueError("expected a URL that begins with http:// or https:// and names a host")
     if parts.username is not None:
-        raise ValueError("a URL with a name or password in it is not taken")
+        raise ValueError("expected a URL without a name or password in it")
     host = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
     target = quote(parts.path or "/", safe=_SAFE_IN_TARGET)
     if parts.query:
@@ -63,8 +67,10 @@ def address_of(url: str) -> Address:
 
 def fixed_lines(address: Address, headers: Iterable[tuple[str, str]]) -> bytes:
     """The header lines of every request to `address`. ValueError."""
-    named = _FIXED | {name.lower(): value for name, value in headers}
-    return lines((("host", address.authority), *named.items()))
+    named = {"host": address.authority} | _FIXED | {name.lower(): value for name, value in headers}
+    if framing := sorted(_FRAMING & named.keys()):
+        raise ValueError(f"{framing[0]} cannot be set")
+    return lines(named.items())
 
 
 def lines(headers: Iterable[tuple[str, str]]) -> bytes:
@@ -79,8 +85,12 @@ def lines(headers: Iterable[tuple[str, str]]) -> bytes:
 
 def is_numeric(host: str) -> bool:
     """Whether `host` is an IP address rather than a name."""
+    return any(_parses(family, host) for family in (socket.AF_INET, socket.AF_INET6))
+
+
+def _parses(family: socket.AddressFamily, host: str) -> bool:
     try:
-        ipaddress.ip_address(host)
-    except ValueError:
+        socket.inet_pton(family, host)
+    except OSError:
         return False
     return True
