@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,7 +74,7 @@ class NamedCache:
         """What there is under a key, expired or not. Neither counts nor touches."""
         gathered = self.behind.get(key)
         if gathered is not None:
-            return Found(gathered, 0.0, -1.0, _NOT_STORED_YET)
+            return Found(gathered, 0.0, -math.inf, _NOT_STORED_YET)
         try:
             return self.store.get(key)
         except StoreBrokenError:

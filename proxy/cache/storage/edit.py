@@ -77,6 +77,10 @@ class Edit:
         totals = self.totals
         return totals.size_bytes + coming_bytes > max_bytes * share or totals.entries + 1 > max_entries * share
 
+    def fuller(self, max_bytes: int, max_entries: int, share: float) -> bool:
+        """Whether the cache is fuller than this share of its limits as it is."""
+        return self.totals.size_bytes > max_bytes * share or self.totals.entries > max_entries * share
+
     def find(self, key: bytes) -> Entry | None:
         """The entry under a key."""
         raw = self._txn.get(key, db=self._databases.entries)

@@ -137,7 +137,7 @@ class CacheStore:
         with self._shared.write() as txn:
             edit = Edit(self._databases(), txn)
             removed = edit.expire(self._clock.wall(), limit=batch)
-            while removed < batch and edit.above(0, self._max_bytes, limits.max_entries + 1, down_to):
+            while removed < batch and edit.fuller(self._max_bytes, limits.max_entries, down_to):
                 if not edit.evict(1):
                     break
                 removed += 1

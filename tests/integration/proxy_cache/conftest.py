@@ -84,13 +84,20 @@ async def look(caches: Caches, asked: Call, **headers: str) -> tuple[Plan, Hit |
     return plan, await plan.find()
 
 
-async def keep(caches: Caches, asked: Call, answer: Whole | None = None, **headers: str) -> Plan:
-    """A miss, and the provider's answer."""
+async def keep(caches: Caches, asked: Call, answer: Whole | None = None, **headers: str) -> None:
+    """A miss, and the provider's answer, which is in the store afterwards: the clock stands still, and answers of one
+    moment are gathered."""
+    await gather(caches, asked, answer, **headers)
+    for cache in caches.all.values():
+        cache.behind.settle()
+
+
+async def gather(caches: Caches, asked: Call, answer: Whole | None = None, **headers: str) -> None:
+    """A miss, and the provider's answer, which may be on its way into the store afterwards."""
     plan, hit = await look(caches, asked, **headers)
     assert hit is None
     plan.store(answer or whole())
     plan.release()
-    return plan
 
 
 async def outcome(caches: Caches, asked: Call, **headers: str) -> str:
