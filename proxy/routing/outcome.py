@@ -81,7 +81,7 @@ class Rejected:
     message: str = ""
 
 
-_CONTENT_CODES = frozenset(
+CONTENT_CODES = frozenset(
     {
         "content_filter",
         "content_policy_violation",
@@ -89,6 +89,7 @@ _CONTENT_CODES = frozenset(
         "ResponsibleAIPolicyViolation",
     }
 )
+"""Codes and types of errors that judge the content, which no other provider is asked to revise."""
 _CONTENT_TEXTS = re.compile(r"content filtering policy|content exists risk|content management policy", re.IGNORECASE)
 _CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 _CONTEXT_TEXTS = re.compile(
@@ -120,7 +121,7 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, wall: float = 0.
     text = error.get("message")
     said = text[:_SEARCHED_CHARACTERS] if isinstance(text, str) else ""
     message = f"{status}: {said}"[:_MESSAGE_LIMIT] if said else f"{status}"
-    if words & _CONTENT_CODES or (status < 500 and _CONTENT_TEXTS.search(said)):
+    if words & CONTENT_CODES or (status < 500 and _CONTENT_TEXTS.search(said)):
         return Rejected(Refusal.CONTENT, status, body, message)
     if words & _CONTEXT_CODES or (status in _TOO_LONG_STATUSES and _CONTEXT_TEXTS.search(said)):
         return Rejected(Refusal.CONTEXT, status, body, message)

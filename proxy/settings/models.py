@@ -37,9 +37,10 @@ class Model(Section):
     """Other models, tried in order when each route has failed, or when the request is too long for this one."""
     context_tokens: int | None = Field(None, ge=1)
     """A fallback is taken for a request that was too long only if it holds more than this."""
-    prefill: Literal["no", "assistant", "prefix", "continue_final_message"] = "no"
+    prefill: Literal["no", "assistant", "prefix", "prefix_repeated", "continue_final_message"] = "no"
     """How it continues a text that is given as the assistant's last message: just so (Anthropic), with `prefix: true`
-    (DeepSeek, Mistral), with `continue_final_message` (vLLM), or not at all."""
+    (DeepSeek), likewise but beginning its answer with that text (Mistral), with `continue_final_message` (vLLM), or not
+    at all."""
     tools: bool = True
     price: Price | None = None
 

@@ -10,6 +10,7 @@ from proxy.call import Usage
 from proxy.dialects.continuation import Agreement
 from proxy.dialects.contract import Delta, Encoder, Meaning, Sent, Whole
 from proxy.dialects.openai import COMPLETE
+from proxy.routing.outcome import CONTENT_CODES
 from proxy.streams.contract import Ending, OpenStream, Resume, Settled, Totals
 from proxy.streams.patience import Patience
 from proxy.upstream import UpstreamError
@@ -25,7 +26,6 @@ _CALLER_IS_TOLD = {
     Ending.STALLED: "The provider's stream stalled before its end.",
     Ending.FAILED: "The provider's stream failed before its end.",
 }
-_REFUSALS = frozenset({"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"})
 _CONTENT, _NOTHING = Meaning.CONTENT, Meaning.NOTHING
 
 Store = Callable[[Whole], None]
@@ -300,5 +300,5 @@ def _reported(delta: Delta, redact: Callable[[str], str]) -> _Stop:
     error = delta.error or {}
     message, codes = error.get("message"), (error.get("code"), error.get("type"))
     said = redact(message) if isinstance(message, str) and message else None
-    refusal = next((code for code in codes if isinstance(code, str) and code in _REFUSALS), None)
+    refusal = next((code for code in codes if isinstance(code, str) and code in CONTENT_CODES), None)
     return _Stop(Ending.FAILED, said or "the provider reported an error", said, refusal)
