@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from failover_callers import provider
 from scripted_upstream import ScriptedUpstream
@@ -43,23 +46,26 @@ async def beta(upstream: Any) -> ScriptedUpstream:
     return started
 
 
+def document(place: Path, providers: tuple[Any, ...]) -> dict[str, Any]:
+    """A configuration over providers (upstreams, or their sections)."""
+    return {
+        "run_dir": str(place / "run"),
+        "state_dir": str(place / "state"),
+        "providers": [one if isinstance(one, dict) else provider(one) for one in providers],
+        "cache": {"enabled": False},
+        "timeouts": {"connect": "5s", "first_byte": "1s", "answer": "1s", "idle": "1s", "total": "20s"},
+        "retry": {"pause_initial": "20ms", "pause_max": "40ms"},
+        "breaker": {"cooldown": "100ms", "cooldown_max": "200ms"},
+    }
+
+
 @pytest.fixture
 async def gateway_of(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Gateway]]]:
-    """Starts a gateway over providers (upstreams, or their sections); settings may be given besides."""
+    """Starts a gateway over providers; settings may be given besides."""
     started: list[Gateway] = []
 
     async def start(*providers: Any, clock: Clock | None = None, **changes: Any) -> Gateway:
-        sections = [one if isinstance(one, dict) else provider(one) for one in providers]
-        wanted: dict[str, Any] = {
-            "run_dir": tmp_path / "run",
-            "state_dir": tmp_path / "state",
-            "providers": sections,
-            "cache": {"enabled": False},
-            "timeouts": {"connect": "5s", "first_byte": "1s", "answer": "1s", "idle": "1s", "total": "20s"},
-            "retry": {"pause_initial": "20ms", "pause_max": "40ms"},
-            "breaker": {"cooldown": "100ms", "cooldown_max": "200ms"},
-        }
-        settings = Settings.model_validate(wanted | changes)
+        settings = Settings.model_validate(document(tmp_path, providers) | changes)
         metrics = Metrics(tmp_path / "run" / "metrics", f"test-{len(started)}")
         gateway = Gateway(settings, metrics, clock or SystemClock())
         await gateway.start()
@@ -69,3 +75,55 @@ async def gateway_of(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Ga
     yield start
     for gateway in started:
         await gateway.close()
+
+
+class Worker:
+    """A gateway in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def read(self) -> Any:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(60):
+            return orjson.loads(await self.process.stdout.readline())
+
+    async def order(self, times: int, **fields: Any) -> Any:
+        assert self.process.stdin is not None
+        self.process.stdin.write(orjson.dumps({"times": times, "fields": fields}) + b"\n")
+        return await self.read()
+
+    async def ask(self, times: int = 1, **fields: Any) -> list[dict[str, Any]]:
+        """So many requests at once."""
+        heard: list[dict[str, Any]] = await self.order(times, **fields)
+        return heard
+
+    async def health(self) -> dict[str, Any]:
+        shown: dict[str, Any] = await self.order(0)
+        return shown
+
+
+@pytest.fixture
+async def worker_of(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Worker]]]:
+    """Starts workers that share their state."""
+    started: list[Worker] = []
+
+    async def start(*providers: Any, **changes: Any) -> Worker:
+        settings = orjson.dumps(document(tmp_path, providers) | changes)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(Path(__file__).with_name("failover_worker.py")),
+            settings,
+            f"worker-{len(started)}",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        started.append(Worker(process))
+        assert await started[-1].read() == {"ready": True}
+        return started[-1]
+
+    yield start
+    for worker in started:
+        assert worker.process.stdin is not None
+        worker.process.stdin.close()
+        await worker.process.wait()
