@@ -194,11 +194,23 @@ class Demo:
         self.process.wait(10)
 
 
-@pytest.fixture(scope="module")
-def _demo() -> Iterator[Demo]:
-    demo = Demo()
-    yield demo
-    demo.end()
+@pytest.fixture(scope="session")
+def make_demo() -> Iterator[Callable[[], Demo]]:
+    """Starts demo upstreams."""
+    demos: list[Demo] = []
+
+    def make() -> Demo:
+        demos.append(Demo())
+        return demos[-1]
+
+    yield make
+    for demo in demos:
+        demo.end()
+
+
+@pytest.fixture(scope="session")
+def _demo(make_demo: Callable[[], Demo]) -> Demo:
+    return make_demo()
 
 
 @pytest.fixture
