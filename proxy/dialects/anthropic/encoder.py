@@ -196,7 +196,9 @@ def _in_deltas(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, An
     """A block as it begins, and what is said after that; blocks of other types begin whole."""
     match block:
         case {"type": "text", "text": str(text)}:
-            cited = [{"type": "citations_delta", "citation": one} for one in block.get("citations") or ()]
+            given = block.get("citations")
+            citations = given if isinstance(given, list) else []
+            cited = [{"type": "citations_delta", "citation": one} for one in citations]
             bare = {name: value for name, value in block.items() if name != "citations"}
             return bare | {"text": ""}, [{"type": "text_delta", "text": text}, *cited]
         case {"type": "thinking", "thinking": str(text)}:
@@ -204,6 +206,6 @@ def _in_deltas(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, An
             thought = [{"type": "thinking_delta", "thinking": text}] if text else []
             signed = [{"type": "signature_delta", "signature": signature}] if signature else []
             return block | {"thinking": "", "signature": ""}, thought + signed
-        case {"type": "tool_use" | "server_tool_use", "input": dict(given)}:
-            return block | {"input": {}}, [{"type": "input_json_delta", "partial_json": orjson.dumps(given).decode()}]
+        case {"type": "tool_use" | "server_tool_use", "input": dict(put)}:
+            return block | {"input": {}}, [{"type": "input_json_delta", "partial_json": orjson.dumps(put).decode()}]
     return block, []

@@ -121,6 +121,20 @@ def test_anthropic_errors_are_the_right_classes(served: Served, client: Anthropi
     assert unauthorized.value.type == "authentication_error"
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_anthropic_hears_the_providers_own_refusal(served: Served, client: Anthropic, model: str) -> None:
+    """A 400 of either dialect's provider is told in Anthropic's, with the provider's words."""
+    served.behave(mode="filter")
+    with pytest.raises(anthropic.BadRequestError, match="content") as refused:
+        client.messages.create(model=model, max_tokens=5, messages=said("x"))
+    assert refused.value.type == "invalid_request_error"
+
+
+def test_anthropic_models(client: Anthropic) -> None:
+    """The list, by its names."""
+    assert {model.id for model in client.models.list()} >= {"demo-claude", "demo-small"}
+
+
 def test_anthropic_bearer(served: Served) -> None:
     """The client's other way to show a key."""
     with Anthropic(base_url=served.root, auth_token=served.key, max_retries=0) as client:

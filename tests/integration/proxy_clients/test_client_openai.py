@@ -179,6 +179,15 @@ def test_openai_errors_are_the_right_classes(served: Served, client: OpenAI) -> 
     assert unauthorized.value.code == "invalid_api_key"
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_openai_hears_the_providers_own_refusal(served: Served, client: OpenAI, model: str) -> None:
+    """A 400 of either dialect's provider is told in OpenAI's envelope, with the provider's words."""
+    served.behave(mode="filter")
+    with pytest.raises(openai.BadRequestError, match="content") as refused:
+        client.chat.completions.create(model=model, messages=said("x"))
+    assert refused.value.type == "invalid_request_error"
+
+
 @pytest.mark.parametrize(
     ("mode", "kind"), [("429", openai.RateLimitError), ("500", openai.InternalServerError)], ids=["429", "500"]
 )

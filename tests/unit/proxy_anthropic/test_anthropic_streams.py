@@ -393,3 +393,18 @@ def test_no_event_is_a_bug(events: list[tuple[str, Any, Any, Any]], native: bool
         assert isinstance(found.meaning, Meaning)
         encoder.forwarded(raw, found)
     assert encoder.end() is not None
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(st.sampled_from(["text", "thinking", "tool_use", "new"]), JSON, JSON), max_size=3), JSON)
+def test_whatever_whole_a_provider_gives_can_be_replayed(blocks: list[tuple[str, Any, Any]], usage: Any) -> None:
+    """A message that was judged good has a stream, and its blocks are in it."""
+    content = [
+        {"type": kind, kind: said, "input": odd, "citations": odd, "signature": odd} for kind, said, odd in blocks
+    ]
+    body = orjson.dumps({"type": "message", "content": content, "stop_reason": "end_turn", "usage": usage})
+    translation = MessagesAtAnthropic()
+    translation.whole(CALL, body)
+    events = SseParser().feed(translation.replayed(CALL, body) or b"")
+    assert sum(one.startswith(b"event: content_block_start") for one in events) == len(blocks)
+    assert events[-1] == event(END)
