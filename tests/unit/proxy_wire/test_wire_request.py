@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
+from proxy.settings.providers import OpenAIProvider
 from proxy.wire.request import address_of, fixed_lines, is_numeric, lines
 
 
@@ -59,3 +61,34 @@ def test_wire_header_with_a_line_break_is_refused(header: tuple[str, str]) -> No
 def test_wire_numeric_hosts(host: str, numeric: bool) -> None:
     """Addresses are told from names."""
     assert is_numeric(host) is numeric
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "transfer-encoding", "Connection", "upgrade"])
+def test_wire_framing_cannot_be_configured(name: str) -> None:
+    """What belongs to the connection is nobody else's; another host may be named."""
+    with pytest.raises(ValueError):
+        fixed_lines(address_of("http://h/"), [(name, "5")])
+    said = fixed_lines(address_of("http://h/"), [("Host", "other")])
+    assert b"host: other\r\n" in said
+    assert said.count(b"host:") == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("base_url", "ftp://h/v1"),
+        ("base_url", "https:///v1"),
+        ("base_url", "https://h:port/v1"),
+        ("headers", {"content-length": "5"}),
+        ("headers", {"x-key": "one\ntwo"}),
+        ("headers", {"x key": "one"}),
+    ],
+    ids=["scheme", "no_host", "no_port", "framing", "line_break", "no_name"],
+)
+def test_wire_what_cannot_be_sent_is_an_error_of_configuration(key: str, value: object) -> None:
+    """A provider's address and headers are judged when they are read, not when they are first used."""
+    given = {"name": "p", "kind": "openai", "base_url": "https://h/v1"}
+    OpenAIProvider.model_validate(given)
+    with pytest.raises(ValidationError) as caught:
+        OpenAIProvider.model_validate(given | {key: value})
+    assert caught.value.errors()[0]["loc"] == (key,)
