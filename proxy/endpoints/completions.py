@@ -46,7 +46,7 @@ def routes(services: Services) -> list[Route]:
         Route("POST", "/v1/completions", answering(Operation.COMPLETIONS), "user", bounded=True, immediate=True),
         Route("POST", "/v1/embeddings", answering(Operation.EMBEDDINGS), "user", bounded=True, immediate=True),
         Route("POST", "/v1/messages", messages, "user", bounded=True, immediate=True),
-        Route("GET", "/v1/models", models, "user", immediate=True),
+        Route("GET", "/v1/models", models, "user", bounded=True, immediate=True),
         Route("GET", "/v1/models/*", model, "user", immediate=True),
-        Route("GET", "/api/models", models, "user", immediate=True),
+        Route("GET", "/api/models", models, "user", bounded=True, immediate=True),
     ]
