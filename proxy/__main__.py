@@ -59,6 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", nargs="?")
     check.set_defaults(command=_config_check)
 
+    keys = commands.add_parser("key", help="make callers' keys").add_subparsers(required=True, metavar="WHAT")
+    new = keys.add_parser("new", help="make a key, and its entry for the configuration")
+    new.add_argument("--id", default="new-key")
+    new.add_argument("--admin", action="store_true")
+    new.set_defaults(command=_key_new)
+    hashed = keys.add_parser("hash", help="the hash of a key that comes on standard input")
+    hashed.set_defaults(command=_key_hash)
+
     status = commands.add_parser("status", help="what the master and its workers do")
     _config_option(status)
     status.add_argument("--json", action="store_true")
@@ -127,6 +135,20 @@ def _load(file: str | None, overrides: dict[str, Any]) -> Any:
 def _config_check(arguments: argparse.Namespace) -> int:
     loaded = _load(arguments.file or os.environ.get("LLM_PROXY_CONFIG"), {})
     print(f"{loaded.file}: good")
+    return 0
+
+
+def _key_new(arguments: argparse.Namespace) -> int:
+    from proxy import key_command
+
+    key_command.new(arguments.id, admin=arguments.admin, out=sys.stdout)
+    return 0
+
+
+def _key_hash(_arguments: argparse.Namespace) -> int:
+    from proxy import key_command
+
+    key_command.hashed(key_command.prompt(), sys.stdout)
     return 0
 
 

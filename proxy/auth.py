@@ -91,9 +91,12 @@ class KeyRing:
     def _follow_files(self) -> None:
         for key, fault in self._read_changed().items():
             if fault is None:
-                log.warning("key changed", extra={"event": "key_changed", "key_id": key, "success": True})
+                log.warning(
+                    "key changed", extra={"event": "key_changed", "category": "key", "success": True, "key_id": key}
+                )
             else:
-                log.error("key refused: %s", fault, extra={"event": "key_changed", "key_id": key, "success": False})
+                told = {"event": "key_changed", "category": "key", "success": False, "key_id": key}
+                log.error("key refused: %s", fault, extra=told)
 
     def _read_changed(self) -> dict[str, str | None]:
         """Reads the files that are not as they were: by key id, what makes the file unusable, or None."""

@@ -109,7 +109,7 @@ class KeyLimits:
                 kind,
                 full.limit,
                 meter.limit.window,
-                extra={"event": "rate_limited", "key_id": caller, "success": False},
+                extra={"event": "rate_limited", "category": "limit", "success": False, "key_id": caller},
             )
         raise _too_many(kind, full, meter)
 

@@ -24,7 +24,7 @@ from proxy.routing.keys import UNKNOWN, KeyLife, KeyState, choose, limited, refu
 from proxy.routing.outcome import Failure, Fault
 from proxy.routing.retry import KeyChoice
 
-log = logging.getLogger(__name__)
+security = logging.getLogger("proxy.security")
 
 PREVIOUS = ".previous"
 """Ends the id of a key that another one has replaced in its file."""
@@ -105,7 +105,7 @@ class Keyring:
         if held is not None and failure.fault is Fault.AUTH:
             why = f"refused with {failure.status}"
             self._change(held, lambda life: refused(life, why, now))
-            log.warning("provider %s: key %s is dead: %s", self._provider, held.configured.id, why)
+            self._tell("key is dead: %s", why, key=held.configured.id, event="provider_key_dead", success=False)
         elif held is not None:
             wait, spent = failure.retry_after, failure.spent
             self._change(held, lambda life: limited(life, wait, now, spent=spent))
@@ -139,7 +139,7 @@ class Keyring:
             self._change(held, lambda life: retire(life, now + grace_seconds))
         else:
             self._change(held, reinstated)
-        log.warning("provider %s: key %s set %s, grace %g s", self._provider, key_id, state, grace_seconds)
+        self._tell("key set %s, grace %g s", state, grace_seconds, key=key_id, event="provider_key_set")
 
     def health(self) -> list[dict[str, Any]]:
         """Each key's id and state, and when that ends, in epoch seconds; never the key."""
@@ -182,7 +182,8 @@ class Keyring:
         try:
             secret = read_secret(file, f"providers.{self._provider}")
         except ConfigError as error:
-            log.warning("the new key is not taken, the old one stays: %s", error)
+            name = held.configured.id
+            self._tell("new key not taken: %s", error, key=name, event="provider_key_changed", success=False)
             return
         if secret != held.configured.secret:
             self._replace(held, secret)
@@ -200,7 +201,11 @@ class Keyring:
         self._change(old, lambda life: retire(life, self._clock.monotonic() + self._grace))
         if fresh.life.retire_at is not None:
             self._change(fresh, reinstated)
-        log.warning("provider %s: key %s was replaced in its file", self._provider, key.id)
+        self._tell("key was replaced in its file", key=key.id, event="provider_key_changed")
+
+    def _tell(self, message: str, *values: object, key: str, event: str, success: bool = True) -> None:
+        told = {"event": event, "category": "key", "success": success, "key_id": key, "provider": self._provider}
+        security.warning(f"provider {message}", *values, extra=told)
 
     def _hold(self, key: ConfiguredKey) -> _Held:
         fingerprint = hashlib.blake2b(key.secret.encode(), digest_size=12).hexdigest()

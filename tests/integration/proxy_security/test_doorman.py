@@ -8,12 +8,15 @@ import logging
 import os
 import secrets
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from proxy import metrics
 from proxy.auth import Caller, Doorman, Role
@@ -379,3 +382,19 @@ def test_two_ids_for_one_key_are_refused() -> None:
     keys = [{"id": "a", "sha256": "a" * 64}, {"id": "b", "sha256": "A" * 64}]
     with pytest.raises(ValueError, match="'b' is the same key as 'a'"):
         Auth.model_validate({"keys": keys})
+
+
+def test_a_made_key_is_the_one_that_its_hash_lets_in(make: Any) -> None:
+    """`llm-proxy key new` tells a key and an entry for the configuration that lets it in; `key hash` tells the same
+    hash of it, read from standard input."""
+
+    def run(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "proxy", "key", *words]
+        return subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+
+    shown, entry = run("new", "--id", "ann's", "--admin").stdout.splitlines()
+    key = shown.rpartition(" ")[2]
+    (configured,) = yaml.safe_load(entry.partition(":")[2])
+    assert make(keys=[configured]).caller("admin", headers=bearer(key)) == Caller("ann's", "admin")
+    assert run("hash", given=key + "\n").stdout.strip() == configured["sha256"]
+    assert run("hash").returncode == 2

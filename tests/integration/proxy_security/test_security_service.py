@@ -112,6 +112,9 @@ def test_answers_tell_of_the_limit_and_a_restart_forgets_nothing(service: Servic
     answers = [httpx.post(url, json=body, headers=bearer("few")) for body in (good, {"model": "demo"}, good, good)]
     assert [answer.status_code for answer in answers] == [200, 400, 200, 429]
     assert [answer.headers["x-ratelimit-remaining-requests"] for answer in answers] == ["2", "1", "0", "0"]
+    spent = [1_000_000 - int(answer.headers["x-ratelimit-remaining-tokens"]) for answer in answers]
+    assert spent[0] == 0
+    assert spent[2] == answers[0].json()["usage"]["total_tokens"] > 0
     assert answers[3].headers["x-ratelimit-reset-requests"].startswith(("1h0m", "59m5"))
     assert 3500 < int(answers[3].headers["retry-after"]) <= 3615
     assert answers[3].json()["error"]["code"] == "rate_limit_exceeded"
@@ -159,9 +162,10 @@ def test_failures_and_admin_calls_are_known_to_the_whole_service(service: Servic
     page in a browser may not."""
     url = service.url("/metrics/security")
     before = httpx.get(url).json()
-    for number in range(6):
-        with httpx.Client() as client:
-            assert client.get(service.url("/v1/models"), headers={"x-api-key": f"bad-{number}"}).status_code == 401
+    with httpx.Client(headers={"connection": "close"}) as client:
+        for number in range(6):
+            bad = {"x-api-key": f"bad-{number}"}
+            assert client.get(service.url("/v1/models"), headers=bad).status_code == 401
     assert httpx.get(url, headers=bearer("plain")).status_code == 403
     assert httpx.get(url, headers={"origin": "http://evil.example"}).status_code == 401
     assert httpx.get(url, headers={"host": "evil.example"}).status_code == 401
@@ -200,10 +204,11 @@ def test_a_key_is_rotated_in_its_file(service: Service) -> None:
     old = service.admin
     (service.place / "admin.key").write_text(secrets.token_urlsafe(32) + "\n")
 
-    def all_refuse() -> bool:
-        statuses = [httpx.get(service.url("/metrics/security"), headers=old).status_code for _ in range(12)]
-        return set(statuses) <= {401, 429}
+    url = service.url("/metrics/security")
+    with httpx.Client(headers={"connection": "close"}) as client:
 
-    service.until(all_refuse)
-    statuses = {httpx.get(service.url("/metrics/security"), headers=service.admin).status_code for _ in range(12)}
-    assert statuses == {200}
+        def all_refuse() -> bool:
+            return {client.get(url, headers=old).status_code for _ in range(12)} <= {401, 429}
+
+        service.until(all_refuse)
+        assert {client.get(url, headers=service.admin).status_code for _ in range(12)} == {200}
