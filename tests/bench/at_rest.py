@@ -10,7 +10,7 @@ from statistics import median
 
 from tests.bench.figures import Aim, BenchError, Figure
 from tests.bench.lab import BIN, get, lab, only
-from tests.bench.machine import uss_mib
+from tests.bench.machine import family, pss_mib, uss_mib
 from tests.bench.peers import gateways
 
 _WORKER = Aim(45.0, "figure")
@@ -31,7 +31,10 @@ def at_rest(quick: bool, peers: Path | None) -> Iterator[Figure]:
         for number, (name, target) in enumerate(started.items()):
             theirs = None if target is None else max(uss_mib(pid) for pid in target.pids)
             aim = None if number else _WORKER
-            yield Figure("Memory of an idle worker", "USS", ours, "MiB", name, theirs, aim)
+            yield Figure("Memory when idle", "one worker, USS", ours, "MiB", name, theirs, aim)
+            all_of_it = None if target is None else pss_mib(target.pids)
+            what = "all processes, ours with 2 workers, PSS"
+            yield Figure("Memory when idle", what, pss_mib(family(proxy.pid)), "MiB", name, all_of_it)
     starts = median(cold_start() for _ in range(rounds)) * 1000
     for number, (name, target) in enumerate(started.items()):
         theirs = None if target is None or target.start_seconds is None else target.start_seconds * 1000

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.bench.figures import BenchError
 from tests.bench.lab import Lab, free_port
 from tests.bench.load import Headers
-from tests.bench.machine import children, peer
+from tests.bench.machine import family, peer
 
 _START_SECONDS = 120.0
 """LiteLLM's proxy takes a quarter of a minute on an idle machine."""
@@ -66,7 +66,7 @@ def nginx(place: Lab, upstream: int) -> Target | None:
     file.write_text(_NGINX % {"user": user, "upstream": upstream, "port": port, "streaming": streaming})
     argv = [program, "-p", str(place.root), "-c", str(file), "-e", str(place.root / "nginx-error.log")]
     process = place.start("nginx", argv, port=port)
-    return Target("nginx", port, streaming, [process.pid, *children(process.pid)])
+    return Target("nginx", port, streaming, family(process.pid))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Gateway:
         )
         took = time.perf_counter() - began
         _expect_an_answer(values["port"], headers)
-        return Target(self.name, values["port"], values["port"], [process.pid, *children(process.pid)], headers, took)
+        return Target(self.name, values["port"], values["port"], family(process.pid), headers, took)
 
 
 def _expect_an_answer(port: int, headers: Headers) -> None:

@@ -13,7 +13,7 @@ from tests.bench.churn import CONNECTIONS, SAMPLES, Churn, Record, Sample
 from tests.bench.figures import BenchError
 from tests.bench.lab import Lab, Providers, Proxy, free_port, lab, until
 from tests.bench.load import Headers, Kind, run
-from tests.bench.machine import MIB, children, living_below
+from tests.bench.machine import MIB, family, living_below
 from watchdog.core.trend import mann_kendall, theil_sen
 
 _KEYS = 5
@@ -128,5 +128,5 @@ def _left_open(proxy: Proxy, before: dict[int, dict[str, int]]) -> list[str]:
 
 def _left_behind(place: Lab, proxy: Proxy) -> list[str]:
     """Processes of llm-proxy that its master has lost."""
-    orphans = set(living_below(place.root)) - {proxy.pid, *children(proxy.pid)}
+    orphans = set(living_below(place.root)).difference(family(proxy.pid))
     return [f"process {pid} was left behind" for pid in sorted(orphans)]
