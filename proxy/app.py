@@ -80,6 +80,8 @@ class App:
         self._requests = measured.counter("http_requests_total", "Requests answered.", ("method", "route", "status"))
         self._durations = measured.histogram(LATENCY, "Until the last byte.", LATENCY_BUCKETS, ("route",))
         self._in_flight = measured.gauge("http_requests_in_flight", "Requests being answered.")
+        self._lines_lost = measured.counter("log_lines_lost_total", "Lines of the logs that could not be written.")
+        self._lines_told = 0
         self._lost = measured.counter("http_clients_gone_total", "Requests whose client went away early.", ("route",))
         self._tallies: dict[tuple[str, str, int], _Tally] = {}
         services = Services(settings, gateway, self.health, measured.directory, lambda: self.draining)
@@ -96,6 +98,9 @@ class App:
         """Once a second: what does not change from request to request, and the figures of health."""
         self._common = self._security + self._date()
         self.health.tick()
+        if (lost := self._log.lost) > self._lines_told:
+            self._lines_lost.inc(by=lost - self._lines_told)
+            self._lines_told = lost
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answers one request; every error becomes OpenAI's envelope here, and nowhere else."""
@@ -233,5 +238,6 @@ class App:
                 status=status,
                 response_time_ms=round(seconds * 1000, 3),
                 caller=caller,
+                source=exchange.peer,
                 **told,
             )
