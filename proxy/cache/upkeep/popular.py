@@ -1,6 +1,6 @@
 """Which requests are asked again and again, and their bodies, so that they can be asked again without their callers.
 
-Each worker counts for half a minute and then adds what was asked at least twice to a shared database: a score that
+Each worker counts for half a minute, or half an interval if that is less, and then adds what was asked at least twice to a shared database: a score that
 halves every six hours, and the request. Prompts lie there as they lie in the answers' store, in files of the service's
 own user, and are never listed.
 """
@@ -58,6 +58,7 @@ class Popularity:
         self._clock = clock
         self._counts: dict[bytes, _Count] = {}
         self._since = clock.monotonic()
+        self._window_seconds = min(_WINDOW_SECONDS, self._limits.interval / 2)
 
     def note(self, key: bytes, call: Call, namespace: str, ttl: float | None) -> None:
         """Counts one request that the cache was asked for. Cheap, and bounded."""
@@ -73,7 +74,7 @@ class Popularity:
     def share(self, *, now: bool = False) -> None:
         """Adds what was counted to the shared database, when the window is over or `now`."""
         monotonic = self._clock.monotonic()
-        if not now and monotonic - self._since < _WINDOW_SECONDS:
+        if not now and monotonic - self._since < self._window_seconds:
             return
         counts, self._counts, self._since = self._counts, {}, monotonic
         again = {key: count for key, count in counts.items() if count.number >= _MEANS_POPULAR}
