@@ -120,6 +120,8 @@ class ChatDecoder:
         if finish:
             if finish.__class__ is not str:
                 return MALFORMED
+            if finish in openai.BROKEN:
+                return openai.broken_off()
             self._finish(index)
         elif not (text or reasoning or tools) and told:
             return NOTHING if usage is None else Delta(Meaning.NOTHING, usage=usage, model=model)
@@ -129,8 +131,9 @@ class ChatDecoder:
         """An event with several choices: its text is that of the first, and so it is not told whole."""
         deltas = [self._choice(choice, model, usage) for choice in choices]
         meanings = {delta.meaning for delta in deltas}
-        if Meaning.MALFORMED in meanings:
-            return MALFORMED
+        for worst in (Meaning.MALFORMED, Meaning.ERROR):
+            if worst in meanings:
+                return next(delta for delta in deltas if delta.meaning is worst)
         first = deltas[0]
         meaning = Meaning.CONTENT if Meaning.CONTENT in meanings else Meaning.NOTHING
         return Delta(meaning, first.text, first.reasoning, first.tools, first.finish, usage, model, told=False)

@@ -73,6 +73,8 @@ class TextDecoder:
         if not choices:
             return NOTHING if usage is None else Delta(Meaning.NOTHING, usage=usage, model=model, bare=True)
         for choice in choices:
+            if choice.get("finish_reason") in openai.BROKEN:
+                return openai.broken_off()
             if choice.get("finish_reason"):
                 self._ended.add(choice.get("index") or 0)
         self.finished = len(self._ended) >= self._wanted

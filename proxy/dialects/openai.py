@@ -13,6 +13,8 @@ from proxy.dialects.sse import DONE, data_of
 
 COMPLETE = frozenset({"stop", "length", "tool_calls", "function_call"})
 """Finish reasons of an answer that came to its own end."""
+BROKEN = frozenset({"error", "abort"})
+"""Finish reasons by which OpenRouter, vLLM and others say that they failed in the middle."""
 
 NOTHING = Delta(Meaning.NOTHING)
 MALFORMED = Delta(Meaning.MALFORMED)
@@ -64,13 +66,15 @@ def whole_of(body: bytes) -> Whole:
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
         raise MalformedError(_said(parsed) or "no completion in it")
     finishes = [choice.get("finish_reason") for choice in choices]
-    model, finish = parsed.get("model"), finishes[0]
+    if not all(isinstance(finish, str | None) for finish in finishes) or BROKEN.intersection(finishes):
+        raise MalformedError("the provider broke off in the middle")
+    model = parsed.get("model")
     return Whole(
         body,
         usage_of(parsed.get("usage")),
         model if isinstance(model, str) else None,
-        finish if isinstance(finish, str) else None,
-        all(isinstance(finish, str) and finish in COMPLETE for finish in finishes),
+        finishes[0],
+        COMPLETE.issuperset(finishes),
     )
 
 
@@ -151,6 +155,11 @@ class Identity:
 def error_delta(told: object) -> Delta:
     """An error frame inside a stream."""
     return Delta(Meaning.ERROR, error=told if isinstance(told, dict) else {"message": str(told)})
+
+
+def broken_off() -> Delta:
+    """A finish that is none."""
+    return error_delta({"message": "the provider broke off in the middle"})
 
 
 def unparsed(data: bytes) -> Delta:

@@ -12,11 +12,12 @@ class Patience:
 
     `close` when there will be no more."""
 
-    __slots__ = ("_cancelling", "_expired", "_limit", "_loop", "_task", "_timer")
+    __slots__ = ("_cancelling", "_expired", "_limit", "_loop", "_task", "_timer", "_timer_at")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._limit = 0.0
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
@@ -24,8 +25,7 @@ class Patience:
 
     def until(self, limit: float) -> Patience:
         """Ends what is awaited within with TimeoutError at `limit`, on the event loop's clock."""
-        timer = self._timer
-        if timer is None or timer.when() > limit:
+        if self._timer is None or self._timer_at > limit:
             self._set(limit)
         self._limit = limit
         return self
@@ -54,6 +54,7 @@ class Patience:
 
     def _set(self, at: float) -> None:
         self.close()
+        self._timer_at = at
         self._timer = self._loop.call_at(at, self._due)
 
     def _due(self) -> None:

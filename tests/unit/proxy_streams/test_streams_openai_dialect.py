@@ -101,7 +101,16 @@ def test_only_answers_that_came_to_their_end_may_be_kept(finish: str | None, sto
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b'{"choices": []}', b'{"choices": 3}', b'{"choices": [1]}', b'{"error": {"message": "no"}}']
+    "body",
+    [
+        b"",
+        b"[]",
+        b'{"choices": []}',
+        b'{"choices": 3}',
+        b'{"choices": [1]}',
+        b'{"choices": [{"finish_reason": "abort"}]}',
+        b'{"error": {"message": "no"}}',
+    ],
 )
 def test_a_2xx_without_a_completion_is_malformed(body: bytes) -> None:
     """What is no completion is not passed on as one."""
@@ -147,6 +156,10 @@ def test_refusals_get_the_envelope(body: bytes, message: str) -> None:
         ),
         (chunk(delta={"content": "x"}, finish_reason="stop"), Delta(Meaning.CONTENT, text="x", finish="stop")),
         (chunk(delta={}, finish_reason="length"), Delta(Meaning.CONTENT, finish="length")),
+        (
+            chunk(delta={}, finish_reason="error"),
+            Delta(Meaning.ERROR, error={"message": "the provider broke off in the middle"}),
+        ),
         (chunk(delta={"content": "x", "annotations": [1]}), Delta(Meaning.CONTENT, text="x", told=False)),
         (chunk(delta={"content": "x", "refusal": None}), Delta(Meaning.CONTENT, text="x")),
         (chunk(delta={"content": "x"}, logprobs={"content": [1]}), Delta(Meaning.CONTENT, text="x", told=False)),
