@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import faulthandler
 import os
 import signal
@@ -87,8 +86,11 @@ class Worker:
             await control.start()
             await self._server.start(listener)
             self._tell_ready()
-            await self._tick()
-            await self._server.drain(max(0.0, self._settings.recycle.drain_timeout - _DRAIN_MARGIN_SECONDS))
+            async with asyncio.TaskGroup() as group:
+                ticking = group.create_task(self._tick())
+                await self._ordered.wait()
+                await self._server.drain(max(0.0, self._settings.recycle.drain_timeout - _DRAIN_MARGIN_SECONDS))
+                ticking.cancel()
         finally:
             await control.close()
             await self._gateway.close()
@@ -100,13 +102,11 @@ class Worker:
             self._log.close()
 
     async def _tick(self) -> None:
-        """Once a second until the order to drain: the date, the figures, and how late the loop is."""
-        while not self._ordered.is_set():
+        """Once a second: the date, the figures, and how late the loop is."""
+        while True:
             self._app.tick()
             began = self._clock.monotonic()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_TICK_SECONDS):
-                    await self._ordered.wait()
+            await asyncio.sleep(_TICK_SECONDS)
             self._loop_lag_seconds = max(0.0, self._clock.monotonic() - began - _TICK_SECONDS)
 
     def _drain(self) -> None:
