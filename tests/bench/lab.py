@@ -233,10 +233,14 @@ class Proxy:
         return [worker["pid"] for worker in listed if worker["state"] == "serving"]
 
     def health(self) -> list[dict[str, Any]]:
-        """What each serving worker says of itself."""
+        """What each serving worker says of itself; one that is replaced meanwhile says nothing."""
         listed = self.ask("GET", "/status")["workers"]
-        sockets = [Path(worker["socket"]) for worker in listed if worker["state"] == "serving"]
-        return [request(socket_path, "GET", "/health")[1] for socket_path in sockets]
+        said = []
+        for worker in listed:
+            if worker["state"] == "serving":
+                with contextlib.suppress(OSError):
+                    said.append(request(Path(worker["socket"]), "GET", "/health")[1])
+        return said
 
     def in_flight(self) -> int:
         """Requests that the serving workers have in hand."""
