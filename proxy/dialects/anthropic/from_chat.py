@@ -44,6 +44,8 @@ def messages_request(fields: Fields, model: str, max_tokens: int) -> Fields:
     elif system:
         wanted["system"] = system
     wanted |= _sampling(fields) | _tools(fields, messages)
+    if _answers_tools(messages):
+        wanted.pop("thinking", None)
     if isinstance(fields.get("user"), str):
         wanted["metadata"] = {"user_id": fields["user"]}
     if fields.get("stream") is True:
@@ -154,6 +156,12 @@ def _tools_of_the_past(messages: list[Fields]) -> Fields:
         "tools": [{"name": name, "input_schema": _OPEN_SCHEMA} for name in names],
         "tool_choice": {"type": "none"},
     }
+
+
+def _answers_tools(messages: list[Fields]) -> bool:
+    """Whether results of tools come last. A model that thought when it called them wants its signed thoughts back,
+    which a chat completion cannot carry."""
+    return any(block["type"] == "tool_result" for block in messages[-1]["content"])
 
 
 def _tool(tool: object, place: str) -> Fields:

@@ -130,6 +130,15 @@ def test_anthropic_hears_the_providers_own_refusal(served: Served, client: Anthr
     assert refused.value.type == "invalid_request_error"
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_anthropic_beta(client: Anthropic, model: str) -> None:
+    """The same endpoint, as the client asks for what is still tried out."""
+    answer = client.beta.messages.create(
+        model=model, max_tokens=100, messages=said("hi"), betas=["some-beta-2026-01-01"]
+    )
+    assert answer.stop_reason == "end_turn"
+
+
 def test_anthropic_models(client: Anthropic) -> None:
     """The list, by its names."""
     assert {model.id for model in client.models.list()} >= {"demo-claude", "demo-small"}

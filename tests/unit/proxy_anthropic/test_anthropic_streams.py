@@ -257,7 +257,7 @@ PARTS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(st.lists(PARTS, max_size=12), st.sampled_from(["stop", "length", "tool_calls", "content_filter"]))
 def test_whatever_is_said_by_turns_comes_out_in_blocks_and_nothing_is_lost(parts: list[Delta], finish: str) -> None:
     """Deltas → Anthropic's events → deltas: the same text, the same calls with the same arguments, the same finish."""
@@ -377,7 +377,7 @@ KINDS = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=80)
 @given(st.lists(st.tuples(KINDS, JSON, JSON, JSON), max_size=5), st.booleans(), st.binary(max_size=30))
 def test_no_event_is_a_bug(events: list[tuple[str, Any, Any, Any]], native: bool, noise: bytes) -> None:
     """Whatever a provider streams has a meaning, and can be forwarded."""
@@ -395,7 +395,7 @@ def test_no_event_is_a_bug(events: list[tuple[str, Any, Any, Any]], native: bool
     assert encoder.end() is not None
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(["text", "thinking", "tool_use", "new"]), JSON, JSON), max_size=3), JSON)
 def test_whatever_whole_a_provider_gives_can_be_replayed(blocks: list[tuple[str, Any, Any]], usage: Any) -> None:
     """A message that was judged good has a stream, and its blocks are in it."""
