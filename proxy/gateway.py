@@ -115,7 +115,7 @@ class Gateway:
                 self._limits.streams.enter(caller, account)
             return await self._answer(request, headers, account)
         except ApiError as error:
-            account.error = error.code
+            account.error = error.code or account.error
             raise
 
     async def _answer(self, request: Call, headers: Mapping[str, str], account: Account) -> Reply:

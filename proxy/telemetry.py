@@ -52,7 +52,7 @@ class Telemetry:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._models = known_models(settings)
         self._series: dict[tuple[Operation, str | None, str, str | None], _Series] = {}
-        self._failed: dict[tuple[Operation, str | None, str, int], HistogramSeries] = {}
+        self._failed: dict[tuple[Operation, str | None, str, str], HistogramSeries] = {}
         self._duration: Histogram = metrics.histogram(
             "gen_ai_client_operation_duration_seconds",
             "Of requests for a model, until the last byte; answers from the cache left out.",
@@ -79,10 +79,13 @@ class Telemetry:
         )
 
     def observe(self, account: Account, status: int, seconds: float, began_to_answer: float | None) -> None:
-        """Counts one request that ended. `began_to_answer`: seconds until a stream's first content, if it was one."""
+        """Counts one request that ended. `began_to_answer`: seconds until a stream's first content, if it was one.
+
+        `error_type` is the status, or how a stream that began well was ended (`stream_cut` and the like).
+        """
         asked = account.model_asked if account.model_asked in self._models else OTHER
-        if status >= 400:
-            self._fail(account, asked, status).observe(seconds)
+        if status >= 400 or account.error is not None:
+            self._fail(account, asked, str(status) if status >= 400 else account.error or OTHER).observe(seconds)
             return
         answered = account.model if account.model is None or account.model in self._models else OTHER
         key = (account.operation, account.provider, asked, answered)
@@ -99,12 +102,12 @@ class Telemetry:
             if usage is not None and usage.output > 1:
                 series.per_token.observe(max(0.0, seconds - began_to_answer) / (usage.output - 1))
 
-    def _fail(self, account: Account, asked: str, status: int) -> HistogramSeries:
-        key = (account.operation, account.provider, asked, status)
+    def _fail(self, account: Account, asked: str, error: str) -> HistogramSeries:
+        key = (account.operation, account.provider, asked, error)
         series = self._failed.get(key)
         if series is None:
             labels = _OPERATIONS[account.operation], account.provider or NONE, asked, ""
-            series = self._failed[key] = self._duration.at(*labels, str(status))
+            series = self._failed[key] = self._duration.at(*labels, error)
         return series
 
     def _resolve(self, key: tuple[Operation, str | None, str, str | None]) -> _Series:
