@@ -32,7 +32,7 @@ def is_of_a_page(headers: Mapping[str, str]) -> bool:
     return any(name in headers for name in _BROWSER) or not _is_local_name(headers.get("host", ""))
 
 
-def owner(client: Endpoint, server: Endpoint, proc: Path = Path("/proc/net")) -> int | None:
+def owner(client: Endpoint, server: Endpoint, proc: Path = Path("/proc/self/net")) -> int | None:
     """The uid that made the connection's other end, from proc(5), net/tcp; None if the client end is not an open
     socket of this machine. What a process has closed is shown as root's and so is nobody's here."""
     for version, (ours, theirs) in _ends(client, server):

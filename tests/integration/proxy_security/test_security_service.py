@@ -23,7 +23,7 @@ from proxy_service import Service, make_service
 from proxy.limits.window import RING
 
 KEYS = {name: secrets.token_urlsafe(24) for name in ("flood", "few", "streams", "plain")}
-LIMIT, WINDOW = 200, 3.0
+LIMIT, WINDOW = 200, 2.0
 
 
 def key(name: str, **limit: Any) -> dict[str, Any]:
