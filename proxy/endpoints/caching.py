@@ -133,7 +133,7 @@ def _name(text: str) -> CacheName:
 
 def _page(query: str) -> tuple[CacheName, bytes, int]:
     """Which page of keys: `cache`, `after` (an id, or the last page's `next`) and `limit`."""
-    given = {name: values[-1] for name, values in parse_qs(query).items()}
+    given = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
     limit = given.get("limit", str(_PAGE))
     if not (limit.isascii() and limit.isdigit() and 0 < int(limit[:9]) <= _LARGEST_PAGE):
         raise ApiError(400, f"limit: expected a number from 1 to {_LARGEST_PAGE}.", param="limit")

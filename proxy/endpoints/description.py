@@ -61,7 +61,7 @@ def _json(summary: str, answer: str, **more: Any) -> Said:
 
 _PAGE: tuple[tuple[str, Schema], ...] = (
     ("cache", one_of("response", "summary")),
-    ("after", {"type": "string", "description": "The last page's `next`."}),
+    ("after", {"type": "string", "minLength": 1, "description": "The last page's `next`."}),
     ("limit", {"type": "integer", "minimum": 1, "maximum": 1000}),
 )
 SAID: dict[tuple[str, str], Said] = {
