@@ -98,6 +98,7 @@ class App:
         """Once a second: what does not change from request to request, and the figures of health."""
         self._common = self._security + self._date()
         self.health.tick()
+        self._log.look()
         if (lost := self._log.lost) > self._lines_told:
             self._lines_lost.inc(by=lost - self._lines_told)
             self._lines_told = lost

@@ -8,8 +8,8 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-_FORWARDING = ("x-forwarded-for", "forwarded", "x-real-ip", "x-forwarded-host", "x-forwarded-proto", "via")
-_BROWSER = ("origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest", "referer")
+_FORWARDING = frozenset(("x-forwarded-for", "forwarded", "x-real-ip", "x-forwarded-host", "x-forwarded-proto", "via"))
+_BROWSER = frozenset(("origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest", "referer"))
 _ESTABLISHED = "01"
 _TABLES = {4: "tcp", 6: "tcp6"}
 
@@ -23,13 +23,13 @@ def is_loopback(peer: str | None) -> bool:
 
 def is_forwarded(headers: Mapping[str, str]) -> bool:
     """Whether another proxy stands between; its clients may be anywhere. `headers` are lower-case."""
-    return any(name in headers for name in _FORWARDING)
+    return not _FORWARDING.isdisjoint(headers)
 
 
 def is_of_a_page(headers: Mapping[str, str]) -> bool:
     """Whether a browser sent it for a page, which may be anybody's: a page elsewhere can make a browser here call
     (cross-site request forgery), or can have its own name resolve to 127.0.0.1 (DNS rebinding)."""
-    return any(name in headers for name in _BROWSER) or not _is_local_name(headers.get("host", ""))
+    return not _BROWSER.isdisjoint(headers) or not _is_local_name(headers.get("host", ""))
 
 
 def owner(client: Endpoint, server: Endpoint, proc: Path = Path("/proc/self/net")) -> int | None:

@@ -87,6 +87,12 @@ class LogFile:
         if written < len(data):
             self._lose(min(len(lines), data[written:].count(b"\n")), "the write was cut short")
 
+    def look(self) -> None:
+        """Follows or starts a rotation though nothing is to be written, so that nobody holds on to a file that has
+        gone. To be called about every second."""
+        if self.path is not None:
+            self._look(self.path)
+
     def reopen(self) -> None:
         """Writes what is gathered to where it was going, and opens the path anew; for who has moved the file away."""
         self.flush()

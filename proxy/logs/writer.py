@@ -64,6 +64,11 @@ class LogWriter:
         for file in self._files():
             file.flush()
 
+    def look(self) -> None:
+        """Follows rotation though nothing is to be written; to be called about every second."""
+        for file in self._files():
+            file.look()
+
     def reopen(self) -> None:
         """Opens the files anew; for who has moved them away."""
         for file in self._files():

@@ -186,6 +186,20 @@ def test_a_directory_that_has_gone_is_made_again(tmp_path: Path) -> None:
     log.close()
 
 
+def test_who_has_nothing_to_write_follows_too(file: Path) -> None:
+    """A worker without requests does not hold on to a file that was set aside."""
+    clock = FakeClock()
+    log = writer(file, clock)
+    inode = file.stat().st_ino
+    file.rename(file.with_name("moved"))
+    clock.advance(1.0)
+    log.look()
+    held = {entry.stat().st_ino for entry in Path("/proc/self/fd").iterdir() if entry.exists()}
+    assert file.exists()
+    assert inode not in held
+    log.close()
+
+
 # A full disk
 
 
