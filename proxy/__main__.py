@@ -77,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     recycle.add_argument("slot", nargs="?", type=int)
     recycle.set_defaults(command=_recycle)
 
+    usage = commands.add_parser("usage", help="what the ledger says was used, and what it cost")
+    _config_option(usage)
+    usage.add_argument("--since", metavar="DURATION", default="24h")
+    usage.add_argument("--by", choices=("model", "caller", "provider"), default="model")
+    usage.add_argument("--json", action="store_true")
+    usage.set_defaults(command=_usage)
+
     demo = commands.add_parser("demo", help="tell a demo upstream how to behave")
     _config_option(demo)
     demo.add_argument("name")
@@ -87,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--chunks", type=int)
     demo.add_argument("--chunk-delay", type=float, dest="chunk_delay_seconds")
     demo.add_argument("--for-requests", type=int)
+    demo.add_argument("--text", help="what it answers to everything, word for word")
+    demo.add_argument("--same-text", action="store_true", default=None, help="leave its name out of what it answers")
     demo.set_defaults(command=_demo)
 
     worker = commands.add_parser("worker")
@@ -214,6 +223,25 @@ def _recycle(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _usage(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from proxy.clock import SystemClock
+    from proxy.ledger.usage import table, used
+    from proxy.settings import parse_duration
+
+    settings = _load(arguments.config, {}).settings
+    if settings.ledger.kind != "sqlite":
+        raise ProxyError("the ledger is in PostgreSQL: ask its table llm_proxy_requests")
+    try:
+        since = SystemClock().wall() - parse_duration(arguments.since)
+    except ValueError as error:
+        raise ProxyError(f"--since: {error}") from None
+    rows = used(settings.ledger.file or settings.state_dir / "ledger.sqlite", since, arguments.by)
+    print(json.dumps([asdict(row) for row in rows], indent=2) if arguments.json else table(rows, arguments.by))
+    return 0
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     import urllib.error
     import urllib.request
@@ -222,6 +250,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     if arguments.name not in ports:
         raise ProxyError(f"no provider {arguments.name!r} of kind local; expected one of {', '.join(sorted(ports))}")
     names = ("mode", "delay_seconds", "retry_after", "after_chunks", "chunks", "chunk_delay_seconds", "for_requests")
+    names += ("text", "same_text")
     behaviour = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     url = f"http://127.0.0.1:{ports[arguments.name]}/_demo/behaviour"
     call = urllib.request.Request(
