@@ -249,9 +249,10 @@ def _demo(arguments: argparse.Namespace) -> int:
     ports = {p.name: p.port for p in _load(arguments.config, {}).settings.providers if p.kind == "local"}
     if arguments.name not in ports:
         raise ProxyError(f"no provider {arguments.name!r} of kind local; expected one of {', '.join(sorted(ports))}")
-    names = ("mode", "delay_seconds", "retry_after", "after_chunks", "chunks", "chunk_delay_seconds", "for_requests")
-    names += ("text", "same_text")
-    behaviour = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    told = ("mode", "delay_seconds", "retry_after", "after_chunks", "chunks", "chunk_delay_seconds", "for_requests")
+    behaviour = {
+        name: value for name in (*told, "text", "same_text") if (value := getattr(arguments, name)) is not None
+    }
     url = f"http://127.0.0.1:{ports[arguments.name]}/_demo/behaviour"
     call = urllib.request.Request(
         url, json.dumps(behaviour).encode(), {"content-type": "application/json"}, method="POST"
