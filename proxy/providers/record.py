@@ -95,8 +95,10 @@ class ProviderRecord:
         news.last_success_at = self._clock.wall()
         if remaining is not None:
             news.rate_limit_remaining = remaining
-        self._event(lane, Success(began))
-        self._event(lanes[WHOLE], Success(began))
+        whole = lanes[WHOLE]
+        if not (lane.circuit.calm and whole.circuit.calm):
+            self._event(lane, Success(began))
+            self._event(whole, Success(began))
 
     def opened(self, provider: str, label: str, began: float) -> None:
         """A stream's first content has come: enough to close an open circuit, too little to count as a success."""

@@ -73,12 +73,13 @@ class Recovery:
         due, quiet = [], []
         for label in suspects:
             circuit = self._record.circuit(name, label)
-            if circuit.state is State.CLOSED:
-                if now >= circuit.failed_at + _LEASE_SECONDS:
-                    quiet.append(label)
-            elif now >= circuit.until + _TRAFFIC_FIRST_SECONDS and self._record.claim_one(name, label, _LEASE_SECONDS):
+            if circuit.state is not State.CLOSED and now >= circuit.until + _TRAFFIC_FIRST_SECONDS:
                 due.append(label)
-        return due + quiet if due or (quiet and self._lease(name)) else ()
+            elif circuit.state is State.CLOSED and now >= circuit.failed_at + _LEASE_SECONDS:
+                quiet.append(label)
+        if not (due or quiet) or not self._lease(name):
+            return ()
+        return [label for label in due if self._record.claim_one(name, label, _LEASE_SECONDS)] + quiet
 
     def _lease(self, name: str) -> bool:
         return self._board.lease(b"look after " + name.encode(), _LEASE_SECONDS)

@@ -66,10 +66,13 @@ class World:
         return Failure(Fault.QUOTA, "the proxy's own limit is reached", retry_after=wait, asked=False)
 
     def limit(self, candidate: Candidate, *, trial: bool) -> float:
-        """Seconds for one attempt. A trial gets less patience, so that one caller does not wait long for a provider
-        that is still silent; but never less than several times what its answers have taken, or a slow one could not
-        come back."""
-        usual_ms = self._record.figures(candidate.provider, candidate.label).latency_ms if trial else None
+        """Seconds for one attempt. A trial gets less patience, and so does the first attempt after a listing closed the
+        circuit, so that one caller does not wait long for a provider that is still silent; but never less than several
+        times what its answers have taken, or a slow one could not come back."""
+        name, label = candidate.provider, candidate.label
+        if not trial and not self._record.circuit(name, label).probation:
+            return self._limit_seconds
+        usual_ms = self._record.figures(name, label).latency_ms
         if usual_ms is None:
             return self._limit_seconds
         return min(self._limit_seconds, max(TRIAL_SECONDS, TRIAL_LATENCIES * usual_ms / 1000))

@@ -52,6 +52,16 @@ class Circuit:
     fault: Fault | None = None
     """Class of the newest failure that no success has followed."""
 
+    @property
+    def probation(self) -> bool:
+        """Whether it is closed, but has not yet shown that it is well: the next attempt deserves less patience."""
+        return self.state is State.CLOSED and self.failures > 0 and self.cooldown > 0
+
+    @property
+    def calm(self) -> bool:
+        """Whether it is closed and remembers nothing, so that a success changes nothing."""
+        return self.state is State.CLOSED and self.fault is None and not (self.failures or self.cooldown)
+
 
 @dataclass(frozen=True, slots=True)
 class Success:

@@ -12,6 +12,9 @@ from proxy.settings.models import Model, Price
 
 OTHER = "other"
 """The label of each model that the configuration does not name."""
+_MOST_UNNAMED = 256
+"""How many names that nobody configured are kept with their candidates; each costs some hundred bytes."""
+_LONGEST_UNNAMED = 200
 Prefill = Literal["no"] | Kind
 
 
@@ -48,6 +51,7 @@ class Catalogue:
 
     def __init__(self, served: Sequence[Served], models: Sequence[Model]) -> None:
         self._served = tuple(served)
+        self._unnamed: dict[str, tuple[Candidate, ...]] = {}
         by_name = {model.name: model for model in models}
         self._routes: dict[str, tuple[Candidate, ...]] = {}
         for name in dict.fromkeys(name for provider in served for name in (*provider.listed, *provider.models)):
@@ -65,7 +69,15 @@ class Catalogue:
     def candidates(self, model: str) -> tuple[Candidate, ...]:
         """In the order in which they are to be tried; empty if nobody serves it."""
         known = self._routes.get(model)
-        return tuple(self._unlisted(model, OTHER)) if known is None else known
+        if known is None:
+            known = self._unnamed.get(model)
+        if known is None:
+            known = tuple(self._unlisted(model, OTHER))
+            if len(self._unnamed) >= _MOST_UNNAMED:
+                self._unnamed.clear()
+            if len(model) <= _LONGEST_UNNAMED:
+                self._unnamed[model] = known
+        return known
 
     def listing(self) -> list[tuple[str, str]]:
         """(model, provider that owns it) of each model that callers are shown, once, in the configured order."""

@@ -85,6 +85,7 @@ class Told:
 
 
 Step = Ask | Pause | Told
+_Begun = tuple[KeyChoice, Outcome]
 Course = Generator[Ask | Pause, Outcome | None, Told]
 
 
@@ -177,9 +178,18 @@ def pursue(
     """The course of one request over its candidates, at least one. `deadline` and `now` are of the same clock, `jitter`
     gives numbers from 0 to 1. `accepted`: some provider has accepted the request before, so that no other's refusal of
     it is final."""
+    begun: _Begun | None = None
+    if world.standing(candidates[0]) is Standing.CLOSED:
+        choice = world.key(candidates[0], frozenset())
+        if not isinstance(choice, Failure):
+            # The common case: a good answer to this needs no further thought.
+            came = yield Ask(candidates[0], choice, trial=False)
+            assert came is not None
+            begun = choice, came
     ledger = _Ledger(candidates, policy, accepted)
     for number in range(policy.rounds + 1):
-        final = yield from _round(ledger, world, now, deadline)
+        final = yield from _round(ledger, world, now, deadline, begun)
+        begun = None
         if final is not None:
             return final
         pause = ledger.pause(number, now(), jitter())
@@ -200,37 +210,59 @@ def proceed(course: Course, came: Outcome | None) -> Step:
 
 
 def _round(
-    ledger: _Ledger, world: World, now: Callable[[], float], deadline: float
+    ledger: _Ledger, world: World, now: Callable[[], float], deadline: float, begun: _Begun | None
 ) -> Generator[Ask | Pause, Outcome | None, Told | None]:
+    """Each route once; with the first one, `begun` has been done already. What is final, if anything is."""
     ledger.failed_now = False
+    if begun is not None:
+        final = yield from _route(ledger, world, ledger.routes[0], now, deadline, trial=False, begun=begun)
+        if final is not None:
+            return final
     for route, trial in _turns(ledger, world, now()):
-        if route.over:
+        if route.over or (begun is not None and route is ledger.routes[0]):
             continue
-        tried: set[str] = set()
-        while True:
+        final = yield from _route(ledger, world, route, now, deadline, trial=trial)
+        if final is not None:
+            return final
+    return None
+
+
+def _route(
+    ledger: _Ledger,
+    world: World,
+    route: _Route,
+    now: Callable[[], float],
+    deadline: float,
+    *,
+    trial: bool,
+    begun: _Begun | None = None,
+) -> Generator[Ask | Pause, Outcome | None, Told | None]:
+    """One route with one key after the other, until it is not the key's fault."""
+    tried: set[str] = set()
+    while True:
+        if begun is None:
             choice = world.key(route.candidate, tried)
             if isinstance(choice, Failure):
                 ledger.went_wrong(route, choice, now())
-                break
+                return None
             if ledger.asked >= ledger.policy.attempts or (ledger.asked and now() >= deadline):
                 return ledger.first
             if trial and not tried and not world.claim(route.candidate):
-                break
-            ledger.asked += 1
-            outcome = yield Ask(route.candidate, choice, trial)
-            assert outcome is not None
-            if isinstance(outcome, Rejected):
-                if ledger.refused(route, outcome):
-                    return Told(route.candidate, outcome)
-                break
-            ledger.failed_now = True
-            if choice.id is None or outcome.fault not in _OF_A_KEY:
-                ledger.went_wrong(route, outcome, now())
-                break
-            ledger.failed = True
-            ledger.remember(route, outcome)
-            tried.add(choice.id)
-    return None
+                return None
+            came = yield Ask(route.candidate, choice, trial)
+            assert came is not None
+        else:
+            (choice, came), begun = begun, None
+        ledger.asked += 1
+        if isinstance(came, Rejected):
+            return Told(route.candidate, came) if ledger.refused(route, came) else None
+        ledger.failed_now = True
+        if choice.id is None or came.fault not in _OF_A_KEY:
+            ledger.went_wrong(route, came, now())
+            return None
+        ledger.failed = True
+        ledger.remember(route, came)
+        tried.add(choice.id)
 
 
 def _turns(ledger: _Ledger, world: World, now: float) -> Iterator[tuple[_Route, bool]]:
