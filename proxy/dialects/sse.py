@@ -39,12 +39,13 @@ class SseParser:
             return []
         if parts:
             data = b"".join((*parts, data))
-        events = [part + _END for part in data.split(_END)]
-        rest = events.pop()[:-2]
+        pieces = data.split(_END)
+        rest = pieces.pop()
         self._parts = [rest] if rest else []
         self._size = len(rest)
-        self._check(max(self._size, *map(len, events)))
-        return events
+        if len(data) > MAX_EVENT_BYTES:
+            self._check(max(self._size, *(len(piece) + len(_END) for piece in pieces)))
+        return [piece + _END for piece in pieces]
 
     def finish(self) -> list[bytes]:
         """What is left at the end of the stream: an event whose blank line never came, or nothing."""

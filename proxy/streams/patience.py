@@ -31,7 +31,7 @@ class Patience:
         return self
 
     def __enter__(self) -> None:
-        self._task = task = asyncio.current_task()
+        self._task = task = asyncio.current_task(self._loop)
         assert task is not None
         self._cancelling = task.cancelling()
 
