@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -53,7 +54,7 @@ class Continuation:
         if "prefill" not in ways:
             pool = [replace(candidate, prefill="no") for candidate in pool]
         pool.sort(key=lambda candidate: candidate.prefill == "no")
-        while self.left > 0 and ways and pool:
+        while self.left > 0 and ways and pool and asyncio.get_running_loop().time() < self.deadline:
             found = await self.another(
                 pool, lambda candidate: self._call_for(candidate, sent), self.account, self.deadline
             )

@@ -41,6 +41,7 @@ class Recovery:
         """Starts what is due, each in a task of its own, so that a silent provider delays no other."""
         self._board.refresh()
         for name, lane in self._lanes.items():
+            self._relieve(name, lane)
             if dead := lane.keys.dead_to_ask():
                 if self._board.lease(b"ask key of " + name.encode(), _LEASE_SECONDS):
                     self._start(self._ask(name, lane, dead[0]))
@@ -57,6 +58,16 @@ class Recovery:
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    def _relieve(self, name: str, lane: Lane) -> None:
+        """A circuit that opened because every key was limited has no cause any more once there is another key."""
+        if lane.endpoint.keys and lane.keys.usable():
+            labels = [label for label in self._record.suspects(name) if self._was_limited(name, label)]
+            self._record.probed(name, labels, self._clock.monotonic(), None)
+
+    def _was_limited(self, name: str, label: str) -> bool:
+        circuit = self._record.circuit(name, label)
+        return circuit.fault is Fault.QUOTA and circuit.state is State.OPEN and not circuit.forced
 
     def _due(self, name: str, lane: Lane) -> Sequence[str]:
         """Labels that one listing now would speak for; what is open is claimed. A closed circuit with a fault is asked

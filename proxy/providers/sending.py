@@ -89,13 +89,17 @@ class Sender:
         self._requests.inc(name)
         answer: Answer | None = None
         outcome: Whole | OpenStream | Failure | Rejected | None = None
+        now = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + limit_seconds, deadline)):
+            async with asyncio.timeout_at(min(now + limit_seconds, deadline)):
                 answer = await self._upstream.post(prepared, extra, body)
                 outcome = await self._judged(answer, call, translation, redaction)
         except TimeoutError:
             missing = "answer" if answer is None else "content"
-            outcome = Failure(Fault.TIMEOUT, f"no {missing} within {limit_seconds:g} s")
+            had = min(limit_seconds, deadline - now)
+            outcome = Failure(Fault.TIMEOUT, f"no {missing} within {had:.3g} s")
+            if had < limit_seconds / 2:
+                return outcome  # what other routes have left of the time is no measure of this one
         except UpstreamError as error:
             outcome = Failure(error.fault, str(error))
         finally:

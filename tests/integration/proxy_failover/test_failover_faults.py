@@ -325,3 +325,16 @@ async def test_refusal_speaks_the_callers_dialect(gateway_of: Any, alpha: Script
     heard = await ask(gateway)
     assert (heard.status, heard.error["message"]) == (400, "messages: roles must alternate")
     assert set(heard.error) == {"message", "type", "param", "code"}
+
+
+async def test_route_is_not_blamed_for_time_that_others_used_up(
+    gateway_of: Any, alpha: ScriptedUpstream, beta: ScriptedUpstream
+) -> None:
+    """A provider that is asked in the last moments of the total limit and cannot answer in them is not at fault."""
+    alpha.usual = beta.usual = SILENT
+    limits = {"connect": "5s", "first_byte": "1s", "answer": "1s", "idle": "1s", "total": "1300ms"}
+    gateway = await gateway_of(alpha, beta, timeouts=limits)
+    assert (await ask(gateway)).status == 504
+    assert (len(alpha.seen), len(beta.seen)) == (1, 1)
+    faults = {name: health["fault"] for name, health in gateway.providers_health().items()}
+    assert faults == {"alpha": "timeout", "beta": None}

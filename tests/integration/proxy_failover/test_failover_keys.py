@@ -231,3 +231,19 @@ async def test_failed_keys_are_not_billed(gateway_of: Any, alpha: ScriptedUpstre
     heard = await ask(await gateway_of(keyed(alpha, "k1", "k2", "k3")))
     assert (heard.account.attempts, heard.account.model) == (3, "m-2026")
     assert heard.account.key_id == f"id-{used(alpha)[-1]}"
+
+
+async def test_new_key_relieves_a_provider_whose_old_one_was_limited(
+    gateway_of: Any, alpha: ScriptedUpstream, beta: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """A key without money is replaced in its file, and traffic is back within seconds, not after the long cooldown."""
+    file = write_key(tmp_path / "provider.key", "old")
+    section = {"name": "alpha", "kind": "openai", "base_url": alpha.base_url, "api_key_file": file}
+    gateway = await gateway_of(section, beta)
+    alpha.by_key["old"] = refusal(429, code="insufficient_quota")
+    assert (await ask(gateway)).provider == "beta"
+    shown = gateway.providers_health()["alpha"]
+    assert (shown["circuit"], shown["fault"], shown["keys"][0]["state"]) == ("open", "quota", "cooldown")
+    write_key(file, "new")
+    await until(lambda: gateway.providers_health()["alpha"]["circuit"] == "closed")
+    assert ((await ask(gateway)).provider, used(alpha)) == ("alpha", ["old", "new"])
