@@ -169,7 +169,8 @@ def test_each_key_has_its_own_fault(demo: Any) -> None:
     anthropic = demo.client.post("/v1/messages", json=MESSAGES, headers={"x-api-key": "sk-b"})
     assert (bearer.status_code, azure.status_code, ask(demo).status_code) == (401, 429, 200)
     assert (anthropic.json()["error"]["type"], anthropic.headers["retry-after"]) == ("rate_limit_error", "3")
-    assert demo.seen()["by_key"] == {"sk-a": 1, "sk-b": 2}
+    seen = demo.seen()["by_key"]
+    assert (seen["sk-a"], seen["sk-b"]) == (1, 2)
 
 
 def test_too_long_a_request_is_refused(demo: Any) -> None:
