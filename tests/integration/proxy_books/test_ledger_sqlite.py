@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from ledger_place import Place, values
 
+from proxy.clock import FakeClock
 from proxy.ledger.row import LedgerRefusedError, Row
 from proxy.ledger.sqlite import SqliteLedger
 
@@ -253,6 +254,19 @@ async def test_a_newer_schema_is_left_alone(place: Place) -> None:
     ledger.record(values(0))
     await place.until(lambda: ledger.health()["status"] == "degraded")
     assert place.ids() == []
+
+
+async def test_rows_are_kept_as_long_as_the_settings_say(place: Place) -> None:
+    """A minute after the start, and daily from then on, rows older than `keep` go."""
+    clock = FakeClock()
+    ledger = await place.open(clock=clock, keep="1d")
+    for number, age in enumerate((90_000, 80_000, 10)):
+        ledger.record(values(number, time=clock.wall() - age))
+    await place.until(lambda: len(place.ids()) == 3)
+    clock.advance(61)
+    await place.until(lambda: place.ids() == ["request-1", "request-2"])
+    clock.advance(86_401)
+    await place.until(lambda: place.ids() == [])
 
 
 async def test_old_rows_are_removed(place: Place) -> None:
