@@ -77,10 +77,9 @@ class Keyring:
         for place in choose(lives, self._turn, now):
             if self._held[place].configured.id not in tried:
                 return self._held[place].choice
-        wait = soonest(lives, now)
-        if wait is None:
+        if all(life.state(now) in (KeyState.DEAD, KeyState.RETIRED) for life in lives):
             return Failure(Fault.AUTH, "no usable key is left", asked=False)
-        return Failure(Fault.QUOTA, "every key is cooling down", retry_after=wait, asked=False)
+        return Failure(Fault.QUOTA, "every key is cooling down", retry_after=soonest(lives, now), asked=False)
 
     def usable(self) -> bool:
         """Whether a request could have a key now."""

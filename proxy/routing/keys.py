@@ -13,6 +13,8 @@ from enum import StrEnum
 COOLDOWN_SECONDS = 1.0
 """Of the first 429 without a Retry-After; doubles with each further one in a row."""
 COOLDOWN_MAX_SECONDS = 60.0
+COOLDOWN_LEAST_SECONDS = 0.1
+"""Also after a Retry-After of nothing, which some servers send."""
 SPENT_SECONDS = 900.0
 """A key without money or quota is tried again after so long."""
 ASK_SECONDS = 15.0
@@ -80,7 +82,7 @@ def limited(life: KeyLife, retry_after: float | None, now: float, *, spent: bool
         return replace(life, cooling_until=max(life.cooling_until, now + (wait or 0.0)))
     if wait is None:
         wait = SPENT_SECONDS if spent else min(COOLDOWN_MAX_SECONDS, COOLDOWN_SECONDS * 2.0 ** min(life.strikes, 30))
-    return replace(life, cooling_until=max(life.cooling_until, now + wait), strikes=life.strikes + 1)
+    return replace(life, cooling_until=now + max(wait, COOLDOWN_LEAST_SECONDS), strikes=life.strikes + 1)
 
 
 def refused(life: KeyLife, why: str, now: float) -> KeyLife:

@@ -87,6 +87,15 @@ async def test_all_keys_cooling_are_waited_for(gateway_of: Any, alpha: ScriptedU
     assert alpha.seen[2].at - alpha.seen[1].at >= 0.39
 
 
+async def test_each_key_is_tried_once_in_a_round(gateway_of: Any, alpha: ScriptedUpstream) -> None:
+    """A key whose short cooldown has passed while the other one was tried waits for the next round."""
+    alpha.by_key["k1"] = refusal(429, headers={"retry-after": "0"})
+    alpha.by_key["k2"] = (0.3, *refusal(429, headers={"retry-after": "0"}))
+    heard = await ask(await gateway_of(keyed(alpha, "k1", "k2"), retry={"rounds": 1, "pause_initial": "100ms"}))
+    assert heard.status == 429
+    assert sorted(used(alpha)[:2]) == sorted(used(alpha)[2:]) == ["k1", "k2"]
+
+
 async def test_all_keys_cooling_for_long_is_told(gateway_of: Any, alpha: ScriptedUpstream) -> None:
     """The caller hears 429 with the time until the first key is back."""
     alpha.usual = refusal(429, headers={"retry-after": "300"})

@@ -50,6 +50,11 @@ def test_many_requests_that_meet_one_limit_are_one_strike() -> None:
     assert limited(limited(UNKNOWN, 60.0, NOW, spent=False), 1.0, NOW, spent=False).cooling_until == NOW + 60
 
 
+def test_key_rests_for_a_moment_at_least() -> None:
+    """A Retry-After of nothing does not have the same request meet the same limit again at once."""
+    assert limited(UNKNOWN, 0.0, NOW, spent=False).state(NOW + 0.09) is KeyState.COOLDOWN
+
+
 def test_key_without_money_rests_long() -> None:
     """A spent quota is not asked for again every few seconds."""
     assert limited(UNKNOWN, None, NOW, spent=True).cooling_until == NOW + SPENT_SECONDS
