@@ -73,8 +73,8 @@ class Flights:
 
     async def join(self, key: bytes, find: Callable[[], T | None], patience: float) -> Flight | T | None:
         """What another one's flight brought, as `find` sees it; or a flight of one's own, which must `land`; or None:
-        go alone. Waits at most `patience` seconds. `find` is only asked after a wait or when others could have been
-        quicker."""
+        go alone. Waits at most `patience` seconds. `find` is asked after a wait only: that another one has landed in
+        the microseconds since the caller's own look-up costs one request too many, and looking again each time more."""
         if (until := self._alone.get(key)) is not None:
             if self._clock.monotonic() < until:
                 return None
@@ -85,7 +85,7 @@ class Flights:
         if flight is None:
             flight = self._flying[key] = Flight(key)
             if self._locked(fcntl.F_WRLCK, _place(key)):
-                return self._unless_found(flight, find)
+                return flight
             return await self._await_others(flight, find, patience)
         deadline = self._clock.monotonic() + patience
         match await self._await_turn(flight, patience):

@@ -191,5 +191,17 @@ class NamedCache:
         self._shared.recover()
         self.behind.forget()
 
-    def _store(self, answers: Sequence[Fresh], generation: int | None) -> None:
-        self.evicted(self.guarded(lambda: self.store.put_all(answers, generation), 0))
+    def close(self) -> None:
+        """Stores what is gathered, if that can be done now, and gives every lock back."""
+        self.settle()
+        self.behind.forget()
+        self.flights.close()
+
+    def _store(self, answers: Sequence[Fresh], generation: int | None) -> bool:
+        try:
+            self.evicted(self.store.put_all(answers, generation))
+        except StoreBrokenError:
+            self._recover()
+        except StoreBusyError:
+            return False
+        return True

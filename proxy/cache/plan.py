@@ -17,6 +17,7 @@ from proxy.errors import ApiError
 
 _STREAM, _STREAM_WITH_USAGE = 1, 2
 _MODEL_CHARACTERS = 200
+_MARKS = {outcome: (b"x-cache", outcome.encode()) for outcome in ("hit", "miss", "bypass", "stale")}
 _SHORT_BYTES = 8
 
 
@@ -31,7 +32,7 @@ class Hit:
 class Plan:
     """`find`, then after a miss `store` or nothing, and `release` at its very end, whatever has become of it."""
 
-    __slots__ = ("_cache", "_call", "_flight", "_key", "_namespace", "_patience", "_wish", "outcome")
+    __slots__ = ("_cache", "_call", "_flight", "_form", "_key", "_namespace", "_patience", "_wish", "outcome")
 
     outcome: Literal["hit", "miss", "bypass", "stale"]
     """What the caller is told; final after `find` or `rescue`."""
@@ -47,6 +48,7 @@ class Plan:
         self._key = key
         self._patience = patience
         self._flight: Flight | None = None
+        self._form = PLAIN_FORM if not call.stream else _form(call)
         self.outcome = "bypass"
 
     @property
@@ -126,7 +128,7 @@ class Plan:
 
     def marks(self, hit: Hit | None) -> list[tuple[bytes, bytes]]:
         """The headers that tell the caller what the cache did."""
-        marks = [(b"x-cache", self.outcome.encode())]
+        marks = [_MARKS[self.outcome]]
         if self._key:
             marks.append((b"x-cache-key", self._key[:_SHORT_BYTES].hex().encode()))
         if hit is not None:
@@ -153,16 +155,6 @@ class Plan:
                 headers=tuple(self.marks(None)),
             )
 
-    @property
-    def _form(self) -> int | None:
-        """0 for a whole answer, another number for a form of stream, None for a stream that cannot be told."""
-        call = self._call
-        if not call.stream:
-            return PLAIN_FORM
-        if call.operation is Operation.EMBEDDINGS:
-            return None
-        return _STREAM_WITH_USAGE if call.usage else _STREAM
-
     def _shaped(self, cache: NamedCache, found: Found) -> Hit:
         """The answer in the form that was asked for; streams are told once and kept in hand."""
         call, form = self._call, self._form
@@ -176,3 +168,10 @@ class Plan:
             if found.serial:
                 hot.put(self._key, form, found.serial, told)
         return Hit(told, found.age)
+
+
+def _form(call: Call) -> int | None:
+    """In which of its forms a stream is told, None if it cannot be."""
+    if call.operation is Operation.EMBEDDINGS:
+        return None
+    return _STREAM_WITH_USAGE if call.usage else _STREAM

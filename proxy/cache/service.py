@@ -53,6 +53,7 @@ class Caches:
         cent are in use. OSError if the state directory cannot be written."""
         self._settings = settings
         self._clock = clock
+        self._patience = {True: settings.timeouts.first_byte, False: settings.timeouts.answer}
         self._response = NamedCache("response", settings.cache, shared, settings.state_dir, metrics, clock)
         self._summary = NamedCache("summary", settings.summary_cache, shared, settings.state_dir, metrics, clock)
         self.all: dict[CacheName, NamedCache] = {"response": self._response, "summary": self._summary}
@@ -71,8 +72,7 @@ class Caches:
             return Plan(None, call, wanted, "", b"", 0.0)
         namespace = namespace_of(call.caller, wanted.namespace, settings.cache)
         key = self._key(call, namespace, cache.limits.version)
-        patience = settings.timeouts.first_byte if call.stream else settings.timeouts.answer
-        return Plan(cache, call, wanted, namespace, key, patience)
+        return Plan(cache, call, wanted, namespace, key, self._patience[call.stream])
 
     def health(self) -> dict[str, Any]:
         """Of the response cache, and by name of each; the status is the worse one's."""
@@ -168,9 +168,8 @@ class Caches:
     async def close(self) -> None:
         """Stores what is gathered and closes everything."""
         await self.care.close()
-        self._settle()
         for cache in self.all.values():
-            cache.flights.close()
+            cache.close()
 
     def _settle(self) -> None:
         for cache in self.all.values():

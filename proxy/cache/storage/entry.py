@@ -34,8 +34,10 @@ class About(NamedTuple):
 
     def pack(self) -> bytes:
         """As kept with the entry. A NUL would part the fields, and is replaced."""
-        operation, version, namespace, model = (part.replace("\0", " ") for part in self)
-        return f"{operation}\0{version}\0{namespace}\0{model}".encode("utf-8", "surrogateescape")
+        packed = "\0".join(self)
+        if packed.count("\0") != len(self) - 1:
+            packed = "\0".join([part.replace("\0", " ") for part in self])
+        return packed.encode("utf-8", "surrogateescape")
 
 
 class Entry(NamedTuple):

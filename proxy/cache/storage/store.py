@@ -84,17 +84,18 @@ class CacheStore:
 
     def get(self, key: bytes) -> Found | None:
         """What is stored under `key`, expired or not."""
-        databases = self._databases()
-        with self._shared.read() as txn:
-            raw = txn.get(key, db=databases.entries)
-            if raw is None:
+        raw = self._shared.get(key, self._databases().entries)
+        if raw is None:
+            return None
+        serial, stored, expires = head(raw)
+        body = self.hot.get(key, PLAIN_FORM, serial)
+        if body is None:
+            with self._shared.read() as txn:
+                raw = txn.get(key, db=self._databases().entries)
+                kept = txn.get(key, db=self._databases().bodies)
+            if raw is None or kept is None:
                 return None
             serial, stored, expires = head(raw)
-            body = self.hot.get(key, PLAIN_FORM, serial)
-            kept = txn.get(key, db=databases.bodies) if body is None else None
-        if body is None:
-            if kept is None:
-                return None
             try:
                 body = unpack(raw).body(kept)
             except ValueError:

@@ -1,8 +1,8 @@
 """Which requests are asked again and again, and their bodies, so that they can be asked again without their callers.
 
-Each worker counts for half a minute, or half an interval if that is less, and then adds what was asked at least twice to a shared database: a score that
-halves every six hours, and the request. Prompts lie there as they lie in the answers' store, in files of the service's
-own user, and are never listed.
+Each worker counts for half a minute (or half an interval, if that is less) and then adds what was asked at least twice
+to a shared database: a score that halves every six hours, and the request. Prompts lie there as answers lie in their
+store, in files of the service's own user, and are never listed.
 """
 
 from __future__ import annotations

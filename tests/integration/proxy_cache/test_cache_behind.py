@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,7 @@ def cache(tmp_path: Path) -> Iterator[CacheStore]:
 
 def behind(cache: CacheStore, clock: FakeClock) -> WriteBehind:
     return WriteBehind(
-        lambda answers, generation: cache.put_all(answers, generation) and None,
+        lambda answers, generation: cache.put_all(answers, generation) >= 0,
         lambda: cache.totals().generation,
         clock,
     )
@@ -80,3 +80,36 @@ async def test_little_is_held_back(cache: CacheStore) -> None:
     for key in (A, B, C):
         gate.put(Fresh(key, BIG, b""))
     assert cache.totals().entries == 3
+
+
+async def test_answers_wait_while_the_store_is_busy(cache: CacheStore) -> None:
+    """What cannot be stored now is this worker's meanwhile, and everybody's when the store is free again."""
+    busy, told = True, list[bytes]()
+
+    def store(answers: Sequence[Fresh], generation: int | None) -> bool:
+        return not busy and cache.put_all(answers, generation) >= 0
+
+    gate = WriteBehind(store, lambda: cache.totals().generation, SystemClock())
+    gate.put(Fresh(A, b"answer", b""), lambda: told.append(A))
+    await asyncio.sleep(0.1)
+    assert (gate.get(A), cache.get(A), told) == (b"answer", None, [])
+    busy = False
+    async with asyncio.timeout(5):
+        while not told:
+            await asyncio.sleep(0.005)
+    assert cache.get(A) is not None
+    assert gate.get(A) is None
+
+
+async def test_answers_do_not_wait_for_ever(cache: CacheStore) -> None:
+    """A store that stays busy costs the answers that waited, in bounded time and room; nobody waits for them longer."""
+    told: list[bytes] = []
+    gate = WriteBehind(lambda _answers, _generation: False, lambda: 0, SystemClock())
+    for key in (A, B):
+        gate.put(Fresh(key, BIG, b""), lambda key=key: told.append(key))  # type: ignore[misc]
+    assert told == [A, B]
+    gate.put(Fresh(C, b"small", b""), lambda: told.append(C))
+    async with asyncio.timeout(20):
+        while told != [A, B, C]:
+            await asyncio.sleep(0.02)
+    assert gate.get(C) is None

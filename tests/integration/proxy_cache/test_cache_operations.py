@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import World, call, gather, keep, look, outcome, whole
+from cache_workers import World, call, gather, keep, look, outcome, whole
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

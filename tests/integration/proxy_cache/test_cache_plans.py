@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import World, call, keep, look, outcome, whole
+from cache_workers import World, call, keep, look, outcome, whole
 
 from proxy.call import Operation
 from proxy.errors import ApiError

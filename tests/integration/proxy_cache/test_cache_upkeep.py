@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import World, call, keep, look, outcome, whole
+from cache_workers import World, call, keep, look, outcome, whole
 
 from proxy.cache.service import Caches
 from proxy.call import Call

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.cache.operations.elements import Elements
@@ -28,6 +28,7 @@ def taken(document: bytes, sizes: list[int]) -> tuple[list[Any], dict[str, objec
     return [orjson.loads(element) for element in found], elements.finish()
 
 
+@settings(max_examples=40)
 @given(ENTRIES, VALUES, st.booleans(), st.lists(st.integers(1, 40), min_size=1, max_size=5))
 def test_elements_are_those_of_the_document(
     entries: list[Any], other: object, indented: bool, sizes: list[int]
@@ -40,6 +41,7 @@ def test_elements_are_those_of_the_document(
     assert around == document | {"entries": [0] * len(entries)}
 
 
+@settings(max_examples=40)
 @given(ENTRIES, st.data())
 def test_cut_document_is_refused(entries: list[Any], data: st.DataObject) -> None:
     """A document that ends anywhere before its end is not taken for whole."""
@@ -48,6 +50,7 @@ def test_cut_document_is_refused(entries: list[Any], data: st.DataObject) -> Non
         taken(raw[: data.draw(st.integers(0, len(raw) - 1))], [7])
 
 
+@settings(max_examples=40)
 @given(st.binary(max_size=60), st.lists(st.integers(1, 9), min_size=1, max_size=3))
 def test_any_bytes_are_read_or_refused(raw: bytes, sizes: list[int]) -> None:
     """Bytes that are no such document end in a ValueError and nothing else."""
