@@ -207,3 +207,25 @@ def test_the_log_is_searched(guided: Service) -> None:
     assert len(timed.splitlines()) >= 3
     levels = piped(["jq", "-r", ".level"], log.read_text()).split()
     assert set(map(str.lower, levels)) <= {"debug", "info", "warning", "error"}
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        'http_requests_total{method="POST",route="/v1/chat/completions",status="200"}',
+        'http_request_duration_seconds_bucket{route="/v1/chat/completions",le="+Inf"}',
+        'provider_requests_total{provider="far"',
+        "cache_hit_rate",
+        'rate_limit_remaining{provider="far"}',
+    ],
+    ids=lambda sample: sample.partition("{")[0],
+)
+def test_a_metric_of_the_guides_alerts_is_there(guided: Service, sample: str) -> None:
+    """Prometheus finds what the guide's alerting rules ask for, under the name and the label that they use."""
+
+    def scraped() -> list[str]:
+        text = run(guided, "-s", "-H", "Accept: text/plain", f"{_HERE}/metrics")
+        return [line for line in text.splitlines() if line.startswith(sample)]
+
+    (line,) = guided.until(scraped)
+    assert float(line.rpartition(" ")[2]) > 0
