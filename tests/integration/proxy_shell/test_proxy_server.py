@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from proxy.connection import Bounds
@@ -415,6 +415,17 @@ async def test_what_is_too_large_is_refused(place: Place, pieces: list[bytes], s
 
 
 @on_uvloop
+async def test_a_refusal_overtakes_what_is_still_being_sent(place: Place) -> None:
+    """A client that sends all of a body that is too large, and only then reads, finds the refusal and no reset."""
+    async with connected(place) as client:
+        await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3000000\r\n\r\n")
+        for _ in range(30):
+            await client.send(b"x" * 100_000)
+        status, headers, body = await client.answer()
+    assert (status, headers["connection"], body) == (413, "close", b"request_too_large")
+
+
+@on_uvloop
 async def test_what_nobody_waits_for_is_read_and_forgotten(place: Place) -> None:
     """A request that was answered before its small body came leaves the connection usable."""
     async with connected(place) as client:
@@ -494,7 +505,7 @@ TOKENS = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, phases=(Phase.explicit, Phase.generate))
 @given(pieces=st.lists(st.lists(st.one_of(st.sampled_from(TOKENS), st.binary(max_size=40)), max_size=6), max_size=4))
 def test_whatever_comes_the_server_lives(pieces: list[list[bytes]]) -> None:
     """Arbitrary bytes, in arbitrary pieces, are answered by nothing but whole answers of known status, and the next
