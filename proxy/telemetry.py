@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from proxy.call import Account, Operation
 from proxy.metrics import OTHER, Counter, CounterSeries, Histogram, HistogramSeries, Metrics
+from proxy.providers.kinds.local import DEMO_MODELS
 from proxy.settings import Settings
 
 NONE = "none"
@@ -28,6 +29,8 @@ _OPERATIONS: dict[Operation, str] = {operation: operation.value for operation in
 def known_models(settings: Settings) -> frozenset[str]:
     """Every model that the configuration names: names, aliases, and what providers call them."""
     names = {model for provider in settings.providers for model in provider.models}
+    if any(provider.kind == "local" and not provider.models for provider in settings.providers):
+        names.update(DEMO_MODELS)
     for model in settings.models:
         names.update((model.name, *model.aliases))
         names.update(route.model for route in model.routes if route.model is not None)
