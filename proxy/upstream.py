@@ -6,6 +6,7 @@ What can go wrong on the way becomes an `UpstreamError` with its class; statuses
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import Iterable
 
@@ -19,6 +20,7 @@ __all__ = ["Answer", "Prepared", "Upstream", "UpstreamError"]
 
 _QUICK_RETRY_SECONDS = 1.0
 _SWEEP_SECONDS = 5.0
+_WATCH_SECONDS = 0.1
 
 
 class Upstream:
@@ -34,10 +36,13 @@ class Upstream:
         self._tls = tls
         self._origins: dict[tuple[bool, str, int], Origin] = {}
         self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+        self._watch: asyncio.TimerHandle | None = None
 
     async def close(self) -> None:
         """Closes every connection."""
         self._sweeper.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
         await self._dialer.close()
         for origin in self._origins.values():
             await origin.close()
@@ -59,28 +64,33 @@ class Upstream:
             origin = self._origins[key] = Origin(address.host, address.port, self._tls if address.tls else None)
         return Prepared(origin, address.target.encode("ascii"), fixed_lines(address, headers))
 
-    async def post(self, request: Prepared, headers: Iterable[tuple[str, str]], body: bytes) -> Answer:
+    async def post(
+        self, request: Prepared, headers: Iterable[tuple[str, str]], body: bytes, until: float = math.inf
+    ) -> Answer:
         """Sends `body` with `headers` beside the prepared ones; returns when the answer's headers have come.
 
-        UpstreamError, or TimeoutError of the caller's; ValueError if a header has a line break in it. A kept-alive
+        UpstreamError; ValueError if a header has a line break in it; TimeoutError at `until` (the loop's clock, to a
+        tenth of a second), which goes on to hold for the answer's reading, or of the caller's own. A kept-alive
         connection that ends at once and before any answer is replaced by a new one: it may have been about to end just
         as it was taken. Nothing else is ever sent twice.
         """
         head = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n"
-        return await self._exchange(
-            request.origin, head % (request.target, request.headers, lines(headers), len(body)), body
-        )
+        head %= (request.target, request.headers, lines(headers), len(body))
+        return await self._exchange(request.origin, head, body, until)
 
     async def get(self, request: Prepared, headers: Iterable[tuple[str, str]] = ()) -> Answer:
         """Like `post`, without a body."""
         head = b"GET %b HTTP/1.1\r\n%b%b\r\n" % (request.target, request.headers, lines(headers))
-        return await self._exchange(request.origin, head, b"")
+        return await self._exchange(request.origin, head, b"", math.inf)
 
-    async def _exchange(self, origin: Origin, head: bytes, body: bytes) -> Answer:
+    async def _exchange(self, origin: Origin, head: bytes, body: bytes, until: float) -> Answer:
+        if self._watch is None and until != math.inf:
+            self._watch = self._loop.call_later(_WATCH_SECONDS, self._look)
         began = self._loop.time()
         connection = origin.take(began)
         if connection is not None:
             answer = connection.send(head, body)
+            answer.until = until
             try:
                 await answer.begun()
             except ClosedEarlyError:
@@ -88,9 +98,18 @@ class Upstream:
                     raise
             else:
                 return answer
-        answer = (await self._dialer.dial(origin)).send(head, body)
+        async with asyncio.timeout_at(None if until == math.inf else until):
+            connection = await self._dialer.dial(origin)
+        answer = connection.send(head, body)
+        answer.until = until
         await answer.begun()
         return answer
+
+    def _look(self) -> None:
+        """One look at all that is under way costs less than a timer for each."""
+        now = self._loop.time()
+        limited = [origin.expire(now) for origin in self._origins.values()]
+        self._watch = self._loop.call_later(_WATCH_SECONDS, self._look) if any(limited) else None
 
     def _sweep(self) -> None:
         now = self._loop.time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -91,9 +92,8 @@ class Sender:
         outcome: Whole | OpenStream | Failure | Rejected | None = None
         now = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout_at(min(now + limit_seconds, deadline)):
-                answer = await self._upstream.post(prepared, extra, body)
-                outcome = await self._judged(answer, call, translation, redaction)
+            answer = await self._upstream.post(prepared, extra, body, min(now + limit_seconds, deadline))
+            outcome = await self._judged(answer, call, translation, redaction)
         except TimeoutError:
             missing = "answer" if answer is None else "content"
             had = min(limit_seconds, deadline - now)
@@ -107,6 +107,7 @@ class Sender:
                 answer.close()
         if isinstance(outcome, OpenStream):
             outcome.redact = redaction.text
+            outcome.answer.until = math.inf  # from here on the relay has limits of its own
         return self._noted(candidate, mark, began, answer, outcome)
 
     async def _judged(

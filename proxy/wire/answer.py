@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
@@ -49,6 +50,7 @@ class Answer:
         "status",
         "surplus",
         "unread",
+        "until",
         "until_close",
     )
 
@@ -63,6 +65,8 @@ class Answer:
         """Whether more came than one answer."""
         self.received = self.unread = 0
         """Bytes of the body so far, and how many of them wait for a reader."""
+        self.until = math.inf
+        """On the loop's clock: what has not come by then fails with TimeoutError. May be changed at any time."""
         self.until_close = False
         self._line: Line | None = line
         self._loop = loop
@@ -71,21 +75,21 @@ class Answer:
         self._parser: Any = httptools.HttpResponseParser(self)  # until the end: it knows this answer, too
         self._parts: list[bytes] = []
         self._inflater: Inflater | None = None
-        self._error: UpstreamError | None = None
+        self._error: UpstreamError | TimeoutError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._whole = False
 
     # --- for whoever asked ----------------------------------------------------------------------------------------
 
     async def begun(self) -> None:
-        """Waits for the headers. UpstreamError."""
+        """Waits for the headers. UpstreamError, TimeoutError."""
         while not self.status:
             if self._error is not None:
                 raise self._error
             await self._more()
 
     async def read(self) -> bytes:
-        """The rest of the body. UpstreamError if it is cut or too large."""
+        """The rest of the body. UpstreamError if it is cut or too large; TimeoutError."""
         self._whole = True  # there is no need to wake before all has come
         parts: list[bytes] = []
         size = 0
@@ -98,7 +102,7 @@ class Answer:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def read_some(self) -> bytes:
-        """What has come since, at least a byte; empty at the end. UpstreamError if the body is cut.
+        """What has come since, at least a byte; empty at the end. UpstreamError if the body is cut; TimeoutError.
 
         Cancelling a wait closes the connection.
         """
@@ -205,7 +209,7 @@ class Answer:
         self.keep_alive = keep_alive
         self._line = self._parser = None
 
-    def fail(self, error: UpstreamError) -> None:
+    def fail(self, error: UpstreamError | TimeoutError) -> None:
         """Nothing more will come; does nothing if the answer has ended or failed."""
         if self._line is not None:
             self._error = error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -69,12 +70,17 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def close(self) -> None:
+    def close(self, reason: UpstreamError | TimeoutError | None = None) -> None:
         """Closes at once and tells whoever waits for an answer."""
         answer = self._answer
         self.abort()
         if answer is not None:
-            answer.fail(UpstreamError(Fault.NETWORK, "the proxy closed the connection"))
+            answer.fail(reason or UpstreamError(Fault.NETWORK, "the proxy closed the connection"))
+
+    @property
+    def until(self) -> float:
+        """When its answer is no longer waited for, on the loop's clock; infinite without such a limit."""
+        return math.inf if self._answer is None else self._answer.until
 
     # --- what the transport tells ---------------------------------------------------------------------------------
 

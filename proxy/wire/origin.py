@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import Callable
 
@@ -39,6 +40,14 @@ class Origin:
         for connection in set(self.idle).difference(kept):
             connection.abort()
         self.idle[:] = kept
+
+    def expire(self, now: float) -> bool:
+        """Ends what has been waited for too long; whether anything is left that has a limit."""
+        limited = [connection for connection in self.open if connection.until != math.inf]
+        for connection in limited:
+            if connection.until <= now:
+                connection.close(TimeoutError("the answer took too long"))
+        return bool(limited)
 
     def lost(self, connection: Connection) -> None:
         """A connection has ended."""

@@ -81,6 +81,8 @@ async def test_wire_callers_own_limit_stays_the_callers(black_hole: int, upstrea
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await upstream.post(request, (), b"")
+    with pytest.raises(TimeoutError):
+        await upstream.post(request, (), b"", asyncio.get_running_loop().time() + 0.1)
 
 
 async def test_wire_name_that_does_not_resolve(upstream: Upstream) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import struct
 from typing import Any
@@ -238,3 +239,32 @@ async def test_wire_closing_the_pool_ends_what_is_waited_for(peer_of: Any) -> No
         await reading
     assert upstream.connections == 0
     await peer.until(lambda: peer.gone == 1)
+
+
+async def test_wire_answer_that_takes_too_long(peer_of: Any, upstream: Upstream) -> None:
+    """The limit holds for headers and for parts, closes the connection, and can be lifted."""
+    go = asyncio.Event()
+
+    async def script(reader: Reader, writer: Writer) -> None:
+        body = (await request_from(reader)).partition(b"\r\n\r\n")[2]
+        if body != b"nothing":
+            writer.write(HEAD + b"first")
+        if body == b"both":
+            await go.wait()
+            writer.write(b" last")
+        await until_gone(reader)
+
+    peer = await peer_of(script)
+    request, loop = upstream.prepare(peer.url(), ()), asyncio.get_running_loop()
+    for body in (b"nothing", b"first"):
+        began = loop.time()
+        with pytest.raises(TimeoutError):
+            await (await upstream.post(request, (), body, began + 0.3)).read()
+        assert 0.25 < loop.time() - began < 1.0
+    await peer.until(lambda: peer.gone == 2)
+    answer = await upstream.post(request, (), b"both", loop.time() + 0.1)
+    assert await answer.read_some() == b"first"
+    answer.until = math.inf
+    loop.call_later(0.4, go.set)
+    assert await answer.read() == b" last"
+    assert upstream.connections == 1
