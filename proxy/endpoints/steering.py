@@ -25,7 +25,7 @@ def routes(services: Services) -> list[Route]:
         seconds = _seconds(body, "seconds", 300)
         if not isinstance(state, str) or state not in _CIRCUITS:
             raise ApiError(400, f"state: expected open or closed, not {state!r}.", param="state")
-        if seconds == 0 and state == "open":
+        if seconds == 0:
             raise ApiError(400, "seconds: expected a number above 0.", param="seconds")
         if not isinstance(reason, str):
             raise ApiError(400, f"reason: expected a string, not {reason!r}.", param="reason")

@@ -103,8 +103,8 @@ class Keyring:
         now, held = self._clock.monotonic(), self._marked(mark)
         if held is not None and failure.fault is Fault.AUTH:
             why = f"refused with {failure.status}"
-            self._change(held, lambda life: refused(life, why, now))
-            self._tell("key is dead: %s", why, key=held.configured.id, event="provider_key_dead", success=False)
+            if self._change(held, lambda life: refused(life, why, now)):
+                self._tell("key is dead: %s", why, key=held.configured.id, event="provider_key_dead", success=False)
         elif held is not None:
             wait, spent = failure.retry_after, failure.spent
             self._change(held, lambda life: limited(life, wait, now, spent=spent))
@@ -233,7 +233,10 @@ class Keyring:
                 held.life, held.raw = _loaded(raw), raw
         self._untouched = all(held.life is UNKNOWN for held in self._held)
 
-    def _change(self, held: _Held, change: Callable[[KeyLife], KeyLife]) -> None:
+    def _change(self, held: _Held, change: Callable[[KeyLife], KeyLife]) -> bool:
+        """Applies `change` to the shared life; whether it did anything."""
+        if change(held.life) is held.life:
+            return False
         self._untouched = False
 
         def write(raw: bytes | None) -> bytes:
@@ -244,6 +247,7 @@ class Keyring:
         if not self._board.change(held.name, write):
             held.life = change(held.life)
             held.unwritten = True
+        return True
 
 
 def _written(life: KeyLife, _raw: bytes | None) -> bytes:

@@ -135,5 +135,6 @@ class Providers:
     def set_key(self, provider: str, key_id: str, state: KeyState, grace_seconds: float) -> dict[str, Any]:
         """Retires a key after a grace, in which it is a spare, or makes it active again; returns the provider's health.
         KeyError if unknown."""
+        self._board.refresh()
         self._lanes[provider].keys.set_state(key_id, state, grace_seconds)
         return self.health()[provider]

@@ -79,7 +79,8 @@ def limited(life: KeyLife, retry_after: float | None, now: float, *, spent: bool
     on its way, does not lengthen the next."""
     wait = retry_after
     if now < life.cooling_until:
-        return replace(life, cooling_until=max(life.cooling_until, now + (wait or 0.0)))
+        longer = now + (wait or 0.0) > life.cooling_until
+        return replace(life, cooling_until=now + (wait or 0.0)) if longer else life
     if wait is None:
         wait = SPENT_SECONDS if spent else min(COOLDOWN_MAX_SECONDS, COOLDOWN_SECONDS * 2.0 ** min(life.strikes, 30))
     return replace(life, cooling_until=now + max(wait, COOLDOWN_LEAST_SECONDS), strikes=life.strikes + 1)
