@@ -7,7 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy import faults, metrics
 from proxy.auth import Doorman
@@ -89,6 +89,7 @@ class App:
         if settings.faults:
             routes.append(Route("POST", "/debug/fault", faults.inject, "admin"))
         self._routes = RouteTable([*routes, description(routes)])
+        self.bounds = replace(self.bounds, piecewise=frozenset(route.path for route in routes if route.piecewise))
         self._id_prefix = os.urandom(6).hex()
         self._ids = itertools.count(int.from_bytes(os.urandom(3)))
         self._security = header_lines(_SECURITY)
@@ -145,10 +146,12 @@ class App:
             self._check_room()
             if caller is not None:
                 exchange.limits = self._limits.keys.admit(caller.id)
-        body = b"" if method in ("GET", "HEAD") else await exchange.body()
+        body = b"" if method in ("GET", "HEAD") or route.piecewise else await exchange.body()
         if not route.immediate:
             await in_task()
-        request = exchange.request = Request(headers, caller, exchange.id, argument, body, exchange.query)
+        request = exchange.request = Request(
+            headers, caller, exchange.id, argument, body, exchange.query, exchange.parts if route.piecewise else None
+        )
         return await route.handler(request)
 
     def _check_room(self) -> None:

@@ -36,6 +36,8 @@ class Bounds:
     body_bytes: int
     head_seconds: float
     body_seconds: float
+    piecewise: frozenset[str] = frozenset()
+    """Paths whose bodies may be of any size, and are slow only when nothing comes for `body_seconds`."""
 
 
 class Connection(asyncio.Protocol):
@@ -187,9 +189,10 @@ class Connection(asyncio.Protocol):
         )
         self._in_head = False
         self._overhead = 0
+        exchange.piecewise = path in self._bounds.piecewise
         if "content-length" in headers:
             exchange.declared = int(headers["content-length"])
-            if exchange.declared > self._bounds.body_bytes:
+            if exchange.declared > self._bounds.body_bytes and not exchange.piecewise:
                 exchange.fail(body_too_large(self._bounds.body_bytes))
         exchange.continues = modern and headers.get("expect", "").lower() == "100-continue"
         self._upgrading = parser.should_upgrade()
@@ -201,7 +204,10 @@ class Connection(asyncio.Protocol):
         exchange = self._arriving
         if exchange is None or exchange.complete or exchange.fault is not None:
             return
-        if exchange.size + len(data) > self._bounds.body_bytes:
+        if exchange.piecewise:
+            self._since = self._loop.time()
+            exchange.take(data)
+        elif exchange.size + len(data) > self._bounds.body_bytes:
             exchange.fail(body_too_large(self._bounds.body_bytes))
         else:
             exchange.take(data)

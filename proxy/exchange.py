@@ -83,6 +83,8 @@ class Request:
     argument: str
     body: bytes
     query: str = ""
+    parts: Callable[[], AsyncIterator[bytes]] | None = None
+    """The body as it comes, for routes that take it so; `body` is empty there."""
     account: Account | None = None
     """Set by handlers that ask a model, before they do, so that it is there however that ends."""
 
@@ -136,6 +138,7 @@ class Exchange:
         "modern",
         "path",
         "peer",
+        "piecewise",
         "query",
         "request",
         "size",
@@ -172,6 +175,8 @@ class Exchange:
         """Whether the client waits for `100 Continue` before it sends its body."""
         self.arrived = False
         """Whether the whole request has come."""
+        self.piecewise = False
+        """Whether the body may be of any size, and is taken by `parts`."""
         self.size = 0
         self._parts: list[bytes] | None = None
         self._arrival: asyncio.Future[None] | None = None
@@ -197,6 +202,9 @@ class Exchange:
     def take(self, data: bytes) -> None:
         """A part of the body has come."""
         self.size += len(data)
+        if self.piecewise:
+            self._wake()
+            self.line.transport.pause_reading()
         if self._parts is None:
             self._parts = [data]
         else:
@@ -232,19 +240,36 @@ class Exchange:
     async def body(self) -> bytes:
         """The whole body. ApiError when it is too large, too late, or no HTTP."""
         if not self.arrived and self.fault is None:
-            await in_task()
-            if self.continues:
-                self.continues = False
-                self.line.transport.write(_CONTINUE)
-            self._arrival = asyncio.get_running_loop().create_future()
-            try:
-                await self._arrival
-            finally:
-                self._arrival = None
+            await self._more()
         if self.fault is not None:
             raise self.fault
         parts, self._parts = self._parts, None
         return b"" if parts is None else parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """A piecewise body as it comes; nothing more is read before what has come is taken. ApiError when it is too
+        late, or no HTTP."""
+        while self.fault is None:
+            parts, self._parts = self._parts, None
+            for part in parts or ():
+                yield part
+            if self._parts is None and self.fault is None:
+                if self.arrived:
+                    return
+                self.line.transport.resume_reading()
+                await self._more()
+        raise self.fault
+
+    async def _more(self) -> None:
+        await in_task()
+        if self.continues:
+            self.continues = False
+            self.line.transport.write(_CONTINUE)
+        self._arrival = asyncio.get_running_loop().create_future()
+        try:
+            await self._arrival
+        finally:
+            self._arrival = None
 
     # The answer, as the app gives it
 
@@ -309,6 +334,8 @@ class Exchange:
 
     def end(self) -> None:
         """Nothing more will be done for this exchange."""
+        if self.piecewise and not self.line.transport.is_closing():
+            self.line.transport.resume_reading()
         self.line.ended(self)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, get_args
 from urllib.parse import parse_qs
 
@@ -76,7 +76,8 @@ def _asked(services: Services) -> list[Route]:
         return Plain(200, gateway.caches.exported(), [_JSON, _FILE])
 
     async def take_in(request: Request) -> GatewayReply:
-        return document(await gateway.caches.imported(_whole(request.body)))
+        assert request.parts is not None
+        return document(await gateway.caches.imported(request.parts()))
 
     return [
         Route("DELETE", "/api/cache", flush, "admin"),
@@ -85,12 +86,8 @@ def _asked(services: Services) -> list[Route]:
         Route("POST", "/api/cache/pause-warming", pause, "admin"),
         Route("POST", "/api/cache/resume-warming", resume, "admin"),
         Route("GET", "/api/cache/export", export, "admin"),
-        Route("POST", "/api/cache/import", take_in, "admin"),
+        Route("POST", "/api/cache/import", take_in, "admin", piecewise=True),
     ]
-
-
-async def _whole(body: bytes) -> AsyncIterator[bytes]:
-    yield body
 
 
 def _eviction(body: Mapping[str, Any]) -> tuple[bool, float | None]:

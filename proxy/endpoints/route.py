@@ -26,6 +26,8 @@ class Route:
     """The role that it takes; None: everybody."""
     bounded: bool = False
     """Whether it counts towards `max_in_flight` and the caller's rate limit."""
+    piecewise: bool = False
+    """Whether its handler takes the body by `Request.parts`, however large it is."""
     immediate: bool = False
     """Whether its handler never waits, or awaits `eager.in_task` before it does; then it is not given a task first."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import random
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -63,6 +65,12 @@ async def test_followers_survive_their_leader(place: Place) -> None:
     answers = await asyncio.gather(*followers)
     assert {answer.status for answer in answers} == {200}
     assert (len(place.upstream.asked), place.upstream.closed) == (2, 1)
+
+
+async def holds(place: Place, entries: int) -> bool:
+    """Whether the caches have come to hold so many; answers may be gathered for some milliseconds."""
+    caches = (await place.shows("/health/cache"))["caches"]
+    return sum(cache["entries"] for cache in caches.values()) == entries
 
 
 async def settled(place: Place) -> bool:
@@ -192,6 +200,7 @@ async def test_export_and_import_over_http(place: Place) -> None:
     """What one service exports, as one JSON document, is answered from the cache after a flush and an import."""
     for number in range(120):
         await place.ask(f"text {number}", x_cache="summary" if number % 3 == 0 else "")
+    await place.until(lambda: holds(place, 120))
     exported = await place.admin("GET", "/api/cache/export")
     assert exported.headers["content-type"] == "application/json"
     document = exported.json()
@@ -203,6 +212,49 @@ async def test_export_and_import_over_http(place: Place) -> None:
     assert again["entries"] == document["entries"]
     assert (await place.ask("text 7")).headers["x-cache"] == "hit"
     assert len(place.upstream.asked) == 120
+
+
+async def test_import_larger_than_any_other_body(place: Place) -> None:
+    """An import may be larger than max_body_mb, comes piece by piece, and ends with the first fault; without an admin's
+    key not even its beginning is read."""
+    await place.ask()
+    document = (await place.admin("GET", "/api/cache/export")).json()
+    (entry,) = document["entries"]
+    padded = orjson.loads(entry["body"]) | {"padding": "x" * 500_000}
+    entries = [entry | {"key": f"{number:032x}", "body": orjson.dumps(padded).decode()} for number in range(40)]
+    large = orjson.dumps(document | {"entries": entries, "count": 40})
+    assert len(large) > 2 * 10 * 2**20 * 0.95
+    done = await place.admin("POST", "/api/cache/import", data=io.BytesIO(large))
+    assert (done.status, done.json()["imported"]) == (200, 40)
+    entries[1]["stored"] = "soon"
+    refused = await place.admin(
+        "POST", "/api/cache/import", data=io.BytesIO(orjson.dumps(document | {"entries": entries[:3]}))
+    )
+    assert (refused.status, "entry 2: stored" in refused.text) == (400, True)
+    strange = await place.call("POST", "/api/cache/import", {}, data=orjson.dumps(document))
+    assert strange.status in (401, 403)
+
+
+async def test_import_in_chunks_that_wait(place: Place) -> None:
+    """A body of unknown length is taken as it comes; one that is cut by its client leaves no harm behind."""
+    for number in range(3):
+        await place.ask(f"text {number}")
+    await place.until(lambda: holds(place, 3))
+    raw = (await place.admin("GET", "/api/cache/export")).body
+    await place.admin("DELETE", "/api/cache")
+
+    async def slowly(upto: int) -> AsyncIterator[bytes]:
+        for at in range(0, upto, 400):
+            yield raw[at : at + 400]
+            await asyncio.sleep(0.01)
+        if upto < len(raw):
+            raise ConnectionError
+
+    with pytest.raises((aiohttp.ClientError, ConnectionError)):
+        await place.admin("POST", "/api/cache/import", data=slowly(len(raw) // 2))
+    done = await place.admin("POST", "/api/cache/import", data=slowly(len(raw)))
+    assert (done.status, done.json()["imported"]) == (200, 3)
+    assert await place.outcomes(6, "text 1") == ["hit"] * 6
 
 
 async def test_torn_store_is_rebuilt_while_requests_are_answered(place: Place) -> None:
