@@ -6,6 +6,7 @@ that lives, and has all its blocks from the start, so that a full disk cannot br
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -28,7 +29,8 @@ class Journal:
         self._used = 0
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            _expect_linked(self._descriptor)
             os.posix_fallocate(self._descriptor, 0, size)
             self._map = mmap.mmap(self._descriptor, size)
         except BaseException:
@@ -57,6 +59,12 @@ class Journal:
         if not keep:
             self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
+
+
+def _expect_linked(descriptor: int) -> None:
+    """Between opening and locking, another worker may have taken the file for an orphan, and removed it."""
+    if not os.fstat(descriptor).st_nlink:
+        raise FileNotFoundError(errno.ENOENT, "another worker took the new journal for an orphan")
 
 
 def orphans(directory: Path) -> Iterator[list[bytes]]:

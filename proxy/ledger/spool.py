@@ -87,9 +87,13 @@ class Spool:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         stamp = int(self._clock.wall() * 1e6)
         path = self._directory / f"{stamp:017d}-{self._owner}{_SUFFIX}"
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._size = os.fstat(self._descriptor).st_size
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        # Between the two calls another worker may have taken the empty file for one that waits, and removed it.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not os.fstat(descriptor).st_nlink:
+            os.close(descriptor)
+            raise OSError(errno.EAGAIN, "the spool's new file was taken by another worker")
+        self._descriptor, self._size = descriptor, os.fstat(descriptor).st_size
 
     def _files(self) -> list[Path]:
         return sorted(self._directory.glob(f"*{_SUFFIX}"))

@@ -157,7 +157,10 @@ class Ledger:
                 async with asyncio.timeout(self._settings.flush_interval):
                     await self._wake.wait()
             self._wake.clear()
-            await self._turn(self._clock.monotonic())
+            try:
+                await self._turn(self._clock.monotonic())
+            except Exception:
+                log.exception("the ledger could not look after its rows")
 
     async def _turn(self, now: float) -> None:
         busy = self._delivery is not None and not self._delivery.done()
@@ -172,7 +175,7 @@ class Ledger:
             await self._spool_held()
         if not busy and now >= self._retry_at:
             work = self._next(now)
-            self._delivery = None if work is None else asyncio.create_task(work())
+            self._delivery = None if work is None else asyncio.create_task(_attended(work()))
         self._show()
 
     def _next(self, now: float) -> Callable[[], Coroutine[Any, Any, None]] | None:
@@ -348,3 +351,11 @@ class Ledger:
         self._queue.set(self._waiting_rows())
         self._spooled_bytes.set(self._spool_bytes)
         self._is_down.set(float(self._down is not None))
+
+
+async def _attended(work: Coroutine[Any, Any, None]) -> None:
+    """Does the work; what nobody foresaw of it is told, and costs a turn, not the ledger."""
+    try:
+        await work
+    except Exception:
+        log.exception("the ledger could not write")

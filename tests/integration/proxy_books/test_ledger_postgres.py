@@ -106,7 +106,13 @@ async def test_a_server_that_hangs_is_given_up(place: Place, database: PostgresS
 
 
 @pytest.mark.parametrize(
-    "dsn", ["postgresql://owner:pa55word@127.0.0.1:1/postgres", "mysql://owner:pa55word@h/d"], ids=["nobody", "other"]
+    "dsn",
+    [
+        "postgresql://owner:pa55word@127.0.0.1:1/postgres",
+        "mysql://owner:pa55word@h/d",
+        "postgresql://owner:pa55word@h:port/d",
+    ],
+    ids=["nobody", "other", "nonsense"],
 )
 async def test_a_failure_does_not_tell_the_password(dsn: str) -> None:
     """What is said of an address that does not work has no password in it."""
