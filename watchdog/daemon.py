@@ -113,6 +113,7 @@ class Daemon:
             triage=self.healing.triage,
             verifier=self.healing.verifier,
             facts=self.facts,
+            surroundings=self.healing.surroundings,
             outbox=self.outbox,
             schedule=self.schedule,
             bell=self.bell,

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,10 +16,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from watchdog.api import commands, overview, views
+from watchdog.api import commands, overview, people, views
 from watchdog.api.explain import explain
 from watchdog.api.frames import frames
 from watchdog.api.parts import Parts
+from watchdog.api.requests import body_of, duration_in, parts_of, seconds_of, who, whole
 from watchdog.errors import ConfigError, ProxywatchError, QueryError, StoreError, TransitionError
 
 STREAM_AT_MOST_SECONDS = 0.25
@@ -60,6 +60,7 @@ def create_app(parts: Parts) -> Starlette:
             Route("/v1/pause", _pause, methods=["POST"]),
             Route("/v1/resume", _resume, methods=["POST"]),
             Route("/v1/reload", _reload, methods=["POST"]),
+            *people.ROUTES,
         ],
         exception_handlers={
             HTTPException: _http_error,
@@ -73,44 +74,44 @@ def create_app(parts: Parts) -> Starlette:
 
 
 async def _status(request: Request) -> Response:
-    parts = _parts(request)
+    parts = parts_of(request)
     return JSONResponse(overview.status(parts, await overview.look(parts)))
 
 
 async def _probes(request: Request) -> Response:
-    return JSONResponse(views.probes(_parts(request)))
+    return JSONResponse(views.probes(parts_of(request)))
 
 
 async def _probe_run(request: Request) -> Response:
-    return JSONResponse(await commands.run_probe(_parts(request), request.path_params["name"]))
+    return JSONResponse(await commands.run_probe(parts_of(request), request.path_params["name"]))
 
 
 async def _alerts(request: Request) -> Response:
-    return JSONResponse(views.alerts(_parts(request)))
+    return JSONResponse(views.alerts(parts_of(request)))
 
 
 async def _incidents(request: Request) -> Response:
     everything = request.query_params.get("all", "").lower() in {"1", "true", "yes"}
-    limit = _whole(request.query_params.get("limit", "50"), "limit")
-    return JSONResponse(views.incidents(_parts(request), everything=everything, limit=limit))
+    limit = whole(request.query_params.get("limit", "50"), "limit")
+    return JSONResponse(views.incidents(parts_of(request), everything=everything, limit=limit))
 
 
 async def _incident(request: Request) -> Response:
-    found = views.incident(_parts(request), request.path_params["id"])
+    found = views.incident(parts_of(request), request.path_params["id"])
     if found is None:
         raise commands.no_incident(request.path_params["id"])
     return JSONResponse(found)
 
 
 async def _acknowledge(request: Request) -> Response:
-    return JSONResponse(commands.acknowledge(_parts(request), request.path_params["id"], _who(request)))
+    return JSONResponse(commands.acknowledge(parts_of(request), request.path_params["id"], who(request)))
 
 
 async def _explain(request: Request) -> Response:
     target, incident = request.query_params.get("target"), request.query_params.get("incident")
-    number = None if incident is None else _whole(incident, "incident")
+    number = None if incident is None else whole(incident, "incident")
     try:
-        return JSONResponse(explain(_parts(request), target, number))
+        return JSONResponse(explain(parts_of(request), target, number))
     except KeyError:
         raise commands.no_incident(number or 0) from None
     except ValueError as error:
@@ -118,59 +119,57 @@ async def _explain(request: Request) -> Response:
 
 
 async def _playbooks(request: Request) -> Response:
-    return JSONResponse(views.playbooks(_parts(request)))
+    return JSONResponse(views.playbooks(parts_of(request)))
 
 
 async def _playbook(request: Request) -> Response:
-    parts, name = _parts(request), request.path_params["name"]
+    parts, name = parts_of(request), request.path_params["name"]
     commands.find_playbook(parts, name)
     return JSONResponse(views.playbook(parts, name))
 
 
 async def _playbook_run(request: Request) -> Response:
-    body = await _body(request)
+    body = await body_of(request)
     target, dry_run = body.get("target"), body.get("dry_run", False)
     if not isinstance(target, str) or not target:
         raise commands.RefusedError(400, "`target` is missing", 'send {"target": "worker:SERVICE/SLOT"}')
-    shape = commands.run_playbook(_parts(request), request.path_params["name"], target, _who(request), bool(dry_run))
+    shape = commands.run_playbook(parts_of(request), request.path_params["name"], target, who(request), bool(dry_run))
     return JSONResponse(shape, status_code=200 if dry_run else 202)
 
 
 async def _run(request: Request) -> Response:
     """`?wait=SECONDS` answers when the run has ended, or when the time is over."""
-    wait = min(_seconds(request.query_params.get("wait", "0"), "wait"), LONGEST_WAIT_SECONDS)
-    return JSONResponse(await commands.wait_for_run(_parts(request), request.path_params["id"], wait))
+    wait = min(seconds_of(request.query_params.get("wait", "0"), "wait"), LONGEST_WAIT_SECONDS)
+    return JSONResponse(await commands.wait_for_run(parts_of(request), request.path_params["id"], wait))
 
 
 async def _rules(request: Request) -> Response:
-    return JSONResponse(views.rules(_parts(request)))
+    return JSONResponse(views.rules(parts_of(request)))
 
 
 async def _query(request: Request) -> Response:
     expression = request.query_params.get("expr", "")
     if not expression:
         raise commands.RefusedError(400, "`expr` is missing", "send ?expr=up")
-    return JSONResponse(views.query(_parts(request), expression))
+    return JSONResponse(views.query(parts_of(request), expression))
 
 
 async def _pause(request: Request) -> Response:
-    body = await _body(request)
-    duration = body.get("duration")
-    if duration is not None and (not isinstance(duration, int | float) or isinstance(duration, bool) or duration <= 0):
-        raise commands.RefusedError(400, f"`duration` is {duration!r}", "send seconds, more than 0")
-    return JSONResponse(commands.pause(_parts(request), str(body.get("reason", "")), _who(request), duration))
+    body = await body_of(request)
+    duration = duration_in(body, required=False)
+    return JSONResponse(commands.pause(parts_of(request), str(body.get("reason", "")), who(request), duration))
 
 
 async def _resume(request: Request) -> Response:
-    return JSONResponse(commands.resume(_parts(request), _who(request)))
+    return JSONResponse(commands.resume(parts_of(request), who(request)))
 
 
 async def _reload(request: Request) -> Response:
-    return JSONResponse({"done": await _parts(request).reload()})
+    return JSONResponse({"done": await parts_of(request).reload()})
 
 
 async def _events(request: Request) -> Response:
-    return StreamingResponse(_lines(_parts(request), request.app.state.closing), media_type="application/x-ndjson")
+    return StreamingResponse(_lines(parts_of(request), request.app.state.closing), media_type="application/x-ndjson")
 
 
 async def _lines(parts: Parts, closing: asyncio.Event) -> AsyncIterator[str]:
@@ -180,44 +179,6 @@ async def _lines(parts: Parts, closing: asyncio.Event) -> AsyncIterator[str]:
         async for _ in pace:
             shape = overview.status(parts, await overview.look(parts))
             yield json.dumps(shape, separators=(",", ":")) + "\n"
-
-
-def _parts(request: Request) -> Parts:
-    parts: Parts = request.app.state.parts
-    return parts
-
-
-def _who(request: Request) -> str:
-    """The caller, by the credentials that the kernel vouches for."""
-    return str(request.state.who)
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    """The JSON object that was sent; nothing sent is an empty one."""
-    raw = await request.body()
-    try:
-        content = json.loads(raw) if raw else {}
-    except ValueError as error:
-        raise commands.RefusedError(400, f"the body is not JSON: {error}", "send a JSON object") from None
-    if not isinstance(content, dict):
-        raise commands.RefusedError(400, "the body is not a JSON object", 'send {"name": value}')
-    return content
-
-
-def _whole(text: str, name: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 15:
-        raise commands.RefusedError(400, f"`{name}` is {text!r}", "expected a whole number")
-    return int(text)
-
-
-def _seconds(text: str, name: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise commands.RefusedError(400, f"`{name}` is {text!r}", "expected seconds")
-    return value
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:

@@ -12,6 +12,7 @@ from watchdog.core.incidents import TRANSITIONS, Incident, IncidentEvent
 from watchdog.core.permission import Pause
 from watchdog.core.targets import Target, parse_target
 from watchdog.errors import ControlError
+from watchdog.healing import kill_switch
 from watchdog.playbooks.schema import Playbook
 
 Shape = dict[str, Any]
@@ -141,8 +142,13 @@ def pause(parts: Parts, reason: str, who: str, duration: float | None) -> Shape:
 
 
 def resume(parts: Parts, who: str) -> Shape:
-    """Takes every pause away; `ended` is how many there were."""
-    ended = len(parts.facts.pauses(parts.clock.now()))
+    """Takes every pause away, the kill switch too; `ended` is how many there were. Raises RefusedError."""
+    ended = len(parts.surroundings.pauses(parts.clock.now()))
+    switch = kill_switch(parts.loaded.config.state_dir)
+    try:
+        switch.unlink(missing_ok=True)
+    except OSError as error:
+        raise RefusedError(500, f"{switch} cannot be removed: {error.strerror}", "remove it as its owner") from error
     parts.facts.resume()
     parts.desk.tell(None, "resumed", f"by {who}: {ended} pause(s) ended")
     parts.bell.ring()

@@ -43,7 +43,7 @@ def explain(parts: Parts, target: str | None = None, incident_id: int | None = N
     else:
         subjects = [_subject(parts, incident.key, incident) for incident in parts.desk.unresolved]
     now = parts.clock.now()
-    paused = [f"{p.by}: {p.reason}" for p in parts.facts.pauses(now)]
+    paused = [f"{p.by}: {p.reason}" for p in parts.surroundings.pauses(now)]
     return {"now": moment(now), "paused": paused, "subjects": subjects}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from watchdog.api import views
+from watchdog.api import quiet, views
 from watchdog.api.parts import Parts
 from watchdog.api.shapes import moment, number
 from watchdog.core.model import AlertState
@@ -55,8 +55,9 @@ def status(parts: Parts, seen: Seen) -> Shape:
     """Everything at a glance; `seen` gives process ids, all else is what was measured last.
 
     Keys: now, version, host, pid, started_at, uptime_seconds, ready, verdict {state: ok|warning|critical, text},
-    config {file, reload_error}, pauses, services (each with workers and cache), providers, system, probes {total,
-    failing}, alerts (firing), pending, incidents (unresolved), outbox {pending, dead, oldest_at}, memory.
+    config {file, reload_error}, pauses, maintenance, silences, approvals, storm {text, until},
+    services (each with workers and cache), providers, system, probes {total, failing}, alerts (firing), pending,
+    incidents (unresolved), outbox {pending, dead, oldest_at}, memory.
     """
     now = parts.clock.now()
     config = parts.loaded.config
@@ -73,6 +74,10 @@ def status(parts: Parts, seen: Seen) -> Shape:
         "ready": parts.ready,
         "config": {"file": str(parts.loaded.file), "reload_error": parts.reload_error},
         "pauses": pauses(parts),
+        "maintenance": quiet.maintenance(parts),
+        "silences": quiet.silences(parts),
+        "approvals": quiet.approvals(parts),
+        "storm": storm(parts),
         "services": [_service(parts, name, seen) for name in config.services],
         "providers": _providers(parts),
         "system": _system(parts),
@@ -95,11 +100,17 @@ def status(parts: Parts, seen: Seen) -> Shape:
 
 
 def pauses(parts: Parts) -> list[Shape]:
-    """The reasons why nothing may act, in force now."""
+    """The reasons why nothing may act, in force now, the kill switch among them."""
     return [
-        {"reason": p.reason, "by": p.by, "since": moment(p.since), "until": moment(p.until)}
-        for p in parts.facts.pauses(parts.clock.now())
+        {"reason": p.reason, "by": p.by, "since": moment(p.since or None), "until": moment(p.until)}
+        for p in parts.surroundings.pauses(parts.clock.now())
     ]
+
+
+def storm(parts: Parts) -> Shape | None:
+    """So much fell ill together that the observer itself is suspected; None if not."""
+    raging = parts.surroundings.storm(parts.runner.guards.limits.storm, parts.clock.now())
+    return None if raging is None else {"text": raging.text, "until": moment(raging.until)}
 
 
 def _verdict(shape: Shape) -> Shape:
@@ -110,6 +121,8 @@ def _verdict(shape: Shape) -> Shape:
     ending = [i["title"] for i in incidents if i["escalated_at"] is None and not i["firing"]]
     critical = _counted("incident needs a person", escalated) + _counted("critical alert", firing["critical"])
     warning = _counted("warning", firing["warning"]) + _counted("incident is ending", ending)
+    warning += _counted("a person was asked", [i["title"] for i in incidents if i["paged"] and not i["escalated_at"]])
+    warning += _counted("repair waits for approval", [f"proxywatch approve {a['run']}" for a in shape["approvals"]])
     warning += [f"paused by {p['by']}: {p['reason']}" for p in shape["pauses"]]
     if shape["config"]["reload_error"]:
         warning.append("the last reload was refused")

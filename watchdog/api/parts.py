@@ -11,6 +11,7 @@ from watchdog.pipeline import Pipeline
 from watchdog.playbooks.bell import Bell
 from watchdog.playbooks.desk import Desk
 from watchdog.playbooks.runner import Runner
+from watchdog.playbooks.surroundings import Surroundings
 from watchdog.playbooks.triage import Triage
 from watchdog.playbooks.verification import Verifier
 from watchdog.schedule import Schedule
@@ -37,6 +38,7 @@ class Parts:
     triage: Triage
     verifier: Verifier
     facts: Facts
+    surroundings: Surroundings
     outbox: Outbox
     schedule: Schedule
     bell: Bell

@@ -111,6 +111,8 @@ def incident_summary(parts: Parts, incident: Incident) -> Shape:
         "firing": len(incident.firing),
         "reason": incident.reason,
         "healed": incident.healed,
+        "paged": incident.paged,
+        "hands_off": incident.hands_off,
         "told": incident.told,
         "started_at": moment(incident.started_at),
         "opened_at": moment(incident.opened_at),
@@ -198,6 +200,7 @@ def run_shape(run: Run, effects: list[Effect]) -> Shape:
         "state": run.state,
         "started_at": moment(run.started_at),
         "ended_at": moment(run.ended_at),
+        "approval": approval(run),
         "attempts": [{"rung": a.rung, "outcome": str(a.outcome), "note": a.note} for a in run.attempts],
         "effects": [
             {
@@ -215,6 +218,19 @@ def run_shape(run: Run, effects: list[Effect]) -> Shape:
             }
             for e in effects
         ],
+    }
+
+
+def approval(run: Run) -> Shape | None:
+    """What a person was asked and said; None if nobody was asked. `granted` None: no answer yet."""
+    asked = run.approval
+    if asked is None:
+        return None
+    return {
+        "asked_at": moment(asked.asked_at),
+        "until": moment(asked.until),
+        "granted": asked.granted,
+        "by": asked.by,
     }
 
 

@@ -14,15 +14,18 @@ from watchdog.cli import (
     alerts,
     check,
     config,
+    decide,
     doctor,
     explain,
     incident,
+    maintenance,
     pause,
     playbook,
     probe,
     query,
     rules,
     run,
+    silence,
     status,
 )
 from watchdog.cli.control import RefusedRequest
@@ -30,7 +33,10 @@ from watchdog.cli.text import say, say_json
 from watchdog.errors import ConfigError, EnvironmentUnfit, ProxywatchError
 from watchdog.release import __version__
 
-NOUNS = (run, status, check, probe, rules, alerts, incident, explain, playbook, query, pause, config, doctor)
+NOUNS = (
+    *(run, status, check, probe, rules, alerts, incident, explain),
+    *(playbook, decide, silence, maintenance, query, pause, config, doctor),
+)
 INTERRUPTED = 130
 
 

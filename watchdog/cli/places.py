@@ -1,7 +1,7 @@
 """Where the configuration and the control socket are, found out without loading the whole configuration.
 
-`proxywatch status` must answer at once, and the full model costs half a second; so only `run_dir` is looked up here.
-`settings` stays the judge of everything else.
+`proxywatch status` must answer at once, and the full model costs half a second; so only directories are looked up
+here. `settings` stays the judge of everything else.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from watchdog.errors import ConfigError
 from watchdog.locations import found_file
 
 DEFAULT_RUN_DIR = "var/run/proxywatch"
+DEFAULT_STATE_DIR = "var/lib/proxywatch"
 
 
 def config_file(given: str | None) -> Path | None:
@@ -26,18 +27,23 @@ def control_socket(config: str | None, socket: str | None) -> Path:
     """Where the daemon listens: `socket` if given, else in the configuration's `run_dir`. Raises ConfigError."""
     if socket is not None:
         return Path(socket)
-    return Path(_run_dir(config_file(config))) / "control.sock"
+    return Path(_directory("run_dir", config_file(config), DEFAULT_RUN_DIR)) / "control.sock"
 
 
-def _run_dir(file: Path | None) -> str:
-    if from_environment := os.environ.get("PROXYWATCH_RUN_DIR"):
+def kill_switch_file(config: str | None) -> Path:
+    """The file that stops everything while it exists, in the configuration's `state_dir`. Raises ConfigError."""
+    return Path(_directory("state_dir", config_file(config), DEFAULT_STATE_DIR)) / "pause"
+
+
+def _directory(key: str, file: Path | None, default: str) -> str:
+    if from_environment := os.environ.get(f"PROXYWATCH_{key.upper()}"):
         return from_environment
     if file is None:
-        return DEFAULT_RUN_DIR
+        return default
     fragments = sorted((file.parent / "conf.d").glob("*.yaml"), reverse=True)
     for candidate in (*fragments, file):
         try:
-            value = _read(candidate).get("run_dir")
+            value = _read(candidate).get(key)
         except ConfigError as error:
             if not candidate.is_file():
                 raise
@@ -46,7 +52,7 @@ def _run_dir(file: Path | None) -> str:
             continue
         if isinstance(value, str):
             return value
-    return DEFAULT_RUN_DIR
+    return default
 
 
 def _read(file: Path) -> dict[str, Any]:

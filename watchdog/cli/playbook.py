@@ -1,4 +1,4 @@
-"""`proxywatch playbook list|show|run`: what can be repaired and how; begin a repair, or see what it would do."""
+"""`proxywatch playbook list|show|run|cancel`: what can be repaired and how; begin or end a repair, or see its plan."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GOOD_ENDS = frozenset({"verified", "mitigated"})
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """Adds the three actions."""
+    """Adds the actions."""
     playbook = commands.add_parser(
         "playbook", aliases=["playbooks"], parents=[common], help="list, show or run repairs"
     )
@@ -34,6 +34,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     run.add_argument("--dry-run", action="store_true", help="print exactly what would happen; do nothing")
     run.add_argument("--wait", action="store_true", help="until the run has ended; exit 1 unless it verified")
     run.set_defaults(do=_run)
+    cancel = actions.add_parser("cancel", parents=[common], help="end a run after what it is doing now")
+    cancel.add_argument("run", type=int, metavar="RUN")
+    cancel.set_defaults(do=_cancel)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -131,6 +134,17 @@ def _await_end(control: Control, shape: Shape, options: argparse.Namespace) -> i
         rows = [[attempt["rung"], attempt["outcome"], attempt["note"]] for attempt in shape["attempts"]]
         text.say([*text.columns(rows, indent=2), f"run {shape['id']}: {shape['state']}"])
     return 0 if shape["state"] in _GOOD_ENDS else 1
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    shape = control_of(options).post(f"/v1/runs/{options.run}/cancel")
+    if options.json:
+        text.say_json(shape)
+        return 0
+    text.say_sentence(f"run {shape['id']} of {shape['playbook']} on {shape['target']} ends after what it is doing now")
+    if shape["incident"]:
+        text.say(f"incident {shape['incident']} is left to people until it is over")
+    return 0
 
 
 def planned(shape: Shape) -> Iterator[str]:

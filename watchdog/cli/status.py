@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from watchdog.cli import alerts, text
+from watchdog.cli import alerts, maintenance, silence, text
 from watchdog.cli.control import control_of
+from watchdog.cli.decide import asking
 from watchdog.cli.pause import pause_lines
 
 Shape = dict[str, Any]
@@ -38,8 +39,12 @@ def lines(shape: Shape) -> Iterator[str]:
     yield text.shortened(me, text.width())
     for line in pause_lines(shape["pauses"], shape["now"]):
         yield text.shortened(line, text.width())
+    if shape["storm"]:
+        yield text.shortened(f"suspect the observer: {shape['storm']['text']}", text.width())
     if shape["config"]["reload_error"]:
         yield f"last reload refused: {shape['config']['reload_error']}"
+    if shape["approvals"]:
+        yield from _block("waits for `proxywatch approve|deny RUN`", text.columns(_asking(shape), indent=2))
     if shape["services"]:
         yield from _block("services", text.columns(_services(shape), indent=2))
     if shape["providers"]:
@@ -51,6 +56,12 @@ def lines(shape: Shape) -> Iterator[str]:
     if shape["incidents"]:
         rows = [incident_row(incident) for incident in shape["incidents"]]
         yield from _block("incidents", text.columns(rows, indent=2))
+    if shape["maintenance"]:
+        yield from _block(
+            "maintenance", ["  " + line for line in maintenance.lines(shape["maintenance"], shape["now"])]
+        )
+    if shape["silences"]:
+        yield from _block("silences", ["  " + line for line in silence.lines(shape["silences"], shape["now"])])
     yield ""
     yield watchers_line(shape)
 
@@ -59,6 +70,11 @@ def _block(title: str, content: list[str]) -> Iterator[str]:
     yield ""
     yield text.heading(title)
     yield from content
+
+
+def _asking(shape: Shape) -> Iterator[list[str]]:
+    for one in shape["approvals"]:
+        yield [f"run {one['run']}", text.until(one["until"], shape["now"]), asking(one).partition(" of ")[2]]
 
 
 def _services(shape: Shape) -> Iterator[list[str]]:
@@ -132,7 +148,8 @@ def doing(incident: Shape) -> str:
     run = incident["run"]
     if run is None:
         seen = f"acknowledged by {incident['acknowledged_by']}" if incident["acknowledged_at"] else ""
-        return incident["reason"] or seen or incident["title"]
+        asked = "a person was asked: " if incident["paged"] and not incident["escalated_at"] else ""
+        return (asked + incident["reason"] if incident["reason"] else seen) or incident["title"]
     place = f"{run['playbook']}: rung {run['rung']}, {run['doing']}" if run["rung"] else f"{run['playbook']}: ending"
     return place + (f": {run['waits_for'][0]['text']}" if run["waits_for"] else "")
 

@@ -115,6 +115,11 @@ def say(lines: Iterable[str] | str) -> None:
         print(line)
 
 
+def say_sentence(sentence: str) -> None:
+    """Prints a sentence, folded to the terminal's width."""
+    say(folded(sentence, width()))
+
+
 def say_json(shape: object) -> None:
     """Prints one JSON document."""
     print(json.dumps(shape, indent=2, ensure_ascii=False, default=str))
