@@ -79,6 +79,42 @@ class PostgresLedger:
         try:
             await self._do(connection.close())
         except LedgerDownError:
+            connection.terminate()
+        finally:
+            overdue.cancel()
+
+    async def _execute(self, statement: str, *arguments: object) -> str:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._connect()
+        connection = self._connection
+        # Ended from outside: a cancelled statement would make asyncpg ask the server, which may be the one that hangs.
+        overdue = asyncio.get_running_loop().call_later(self._patience_seconds, connection.terminate)
+        try:
+            answer: str = await connection.execute(statement, *arguments)
+        finally:
+            overdue.cancel()
+        return answer
+
+    async def _do(self, work: Awaitable[T]) -> T:
+        import asyncpg
+
+        try:
+            return await work
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+            raise LedgerRefusedError(f"PostgreSQL: {error}") from error
+        except asyncpg.PostgresError as error:
+            self._drop()
+            raise LedgerDownError(f"PostgreSQL: {error}") from error
+        except OSError as error:
+            self._drop()
+            raise LedgerDownError(f"PostgreSQL: {str(error) or type(error).__name__}") from error
+        except asyncpg.InterfaceError as error:
+            self._drop()
+            # asyncpg's own words may quote the address, and so the password.
+            if isinstance(error, ValueError) and not isinstance(error, asyncpg.ClientConfigurationError):
+                raise LedgerRefusedError(f"PostgreSQL: {type(error).__name__}") from None
+            raise LedgerDownError(f"PostgreSQL: {type(error).__name__}") from None
+        except LedgerDownError:
             raise
         except BaseException as error:
             self._drop()
