@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import time
 from collections.abc import Iterator
@@ -18,10 +19,12 @@ from watchdog.system.self_check import look_at_self
 def few_descriptors() -> Iterator[None]:
     """The soft limit stands just above what is open."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = sum(1 for _ in Path("/proc/self/fd").iterdir())
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 8, before[1]))
+    many = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(200)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(many) + 16, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    for descriptor in many:
+        os.close(descriptor)
 
 
 async def test_a_sound_agent_finds_nothing(tmp_path: Path) -> None:
