@@ -1,4 +1,8 @@
-"""Takes notices in, lets `core.grouping` decide when they leave, and puts what leaves into the outbox."""
+"""Takes notices in, lets `core.grouping` decide when they leave, and puts what leaves into the outbox.
+
+What is inhibited, silenced or under maintenance when it would leave stays, and leaves when that is over and it is still
+wrong, as in Alertmanager.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,17 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
+from functools import cache
 
 from watchdog.clock import Clock
 from watchdog.core import grouping
-from watchdog.core.model import Labels
+from watchdog.core.model import Labels, fingerprint
 from watchdog.core.routing import Delivery, Notice, NoticeKind, RouteMatch, inhibited, receivers_for
+from watchdog.core.silences import maintaining, silencing
+from watchdog.core.targets import target_of
 from watchdog.notifiers.routes_file import Integration, RoutesConfig
 from watchdog.store.database import Database
+from watchdog.store.facts import Facts
 from watchdog.store.outbox import Outbox
 
 
@@ -31,6 +39,7 @@ class Dispatcher:
         self.config = config
         self._database = database
         self._outbox = outbox
+        self._facts = Facts(database)
         self._clock = clock
         self._firing = firing
         self._wake = asyncio.Event()
@@ -40,7 +49,7 @@ class Dispatcher:
         with self._database.transaction():
             matches = self._matches(notice)
             state, deliveries = grouping.receive(
-                self._outbox.load_grouping(), notice, matches, self._clock.now(), self._muted
+                self._outbox.load_grouping(), notice, matches, self._clock.now(), self._muted()
             )
             self._keep(state, deliveries)
         self._wake.set()
@@ -49,7 +58,7 @@ class Dispatcher:
     def tick(self) -> tuple[Delivery, ...]:
         """Lets leave what is due; returns it."""
         with self._database.transaction():
-            state, deliveries = grouping.tick(self._outbox.load_grouping(), self._clock.now(), self._muted)
+            state, deliveries = grouping.tick(self._outbox.load_grouping(), self._clock.now(), self._muted())
             self._keep(state, deliveries)
         return deliveries
 
@@ -89,8 +98,24 @@ class Dispatcher:
             return matches
         return tuple(match for match in matches if wants_healed(self.config.receivers.get(match.receiver, ())))
 
-    def _muted(self, notice: Notice) -> bool:
-        return inhibited(notice.labels, self._firing(), self.config.inhibit_rules) is not None
+    def _muted(self) -> Callable[[Notice], bool]:
+        """Which firing notices are held back now: inhibited, silenced in every alert of theirs, or about a target that
+        people are at work on. The state is read once, when something asks."""
+        now = self._clock.now()
+        firing = cache(lambda: tuple(self._firing()))
+        silences = cache(lambda: self._facts.silences(now))
+        windows = cache(lambda: self._facts.maintenance(now))
+
+        def muted(notice: Notice) -> bool:
+            if inhibited(notice.labels, firing(), self.config.inhibit_rules) is not None:
+                return True
+            about = [alert.label for alert in notice.alerts] or [notice.label]
+            if all(silencing(silences(), labels, now) for labels in about):
+                return True
+            target = target_of(notice.label, fingerprint(notice.labels))
+            return maintaining(windows(), target, now) is not None
+
+        return muted
 
 
 def wants_healed(integrations: Iterable[Integration]) -> bool:
