@@ -31,4 +31,5 @@ def backoff_delay(target: str, count: int, limits: Limits) -> float:
 
 def effects_on_target(wish: Wish, facts: Facts) -> list[PastEffect]:
     """What was done to the wish's target, by whichever playbook."""
-    return [e for e in facts.effects if e.target == str(wish.target)]
+    name = str(wish.target)
+    return [e for e in facts.effects if e.target == name]

@@ -151,9 +151,10 @@ def _budgets(scene: _Scene) -> Iterable[Denial]:
         return
     factor = 1 if scene.wish.disruptive else scene.limits.gentle_factor
     alike = [e for e in scene.facts.effects if e.disruptive == scene.wish.disruptive]
-    mine = [e for e in alike if e.target == str(scene.wish.target) and e.playbook == scene.wish.playbook]
+    target, playbook = str(scene.wish.target), scene.wish.playbook
+    mine = [e for e in alike if e.target == target and e.playbook == playbook]
     for name, reason, windows, effects in (
-        (f"{scene.wish.playbook} on {scene.wish.target}", Reason.BUDGET, scene.limits.budget, mine),
+        (f"{playbook} on {target}", Reason.BUDGET, scene.limits.budget, mine),
         ("this host", Reason.HOST_BUDGET, scene.limits.host_budget, alike),
     ):
         for window in windows:

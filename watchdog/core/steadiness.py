@@ -37,22 +37,23 @@ STEADINESS = Steadiness()
 """The defaults."""
 
 
-def changes(troubles: Iterable[Trouble], now: float, slot: float) -> tuple[bool, ...]:
-    """Whether each of the last slots saw a change, oldest first. Slots begin at multiples of their length, so that the
-    answer moves only when one ends. Events in the future have not happened."""
-    times = [at for t in troubles for at in (t.opened_at, t.resolved_at) if at is not None and at <= now]
-    newest = int(now // slot)
-    changed = {int(at // slot) for at in times}
-    return tuple(number in changed for number in range(newest - SLOTS + 1, newest + 1))
+_STEP = (_NEWEST_WEIGHT - _OLDEST_WEIGHT) / (SLOTS - 1)
+_WEIGHTS = tuple(_OLDEST_WEIGHT + _STEP * index for index in range(SLOTS))
+_WHOLE = sum(_WEIGHTS)
 
 
-def change_share(changed: Sequence[bool]) -> float:
-    """The weighted share of changed slots, 0 to 1: the newest counts half as much again as the oldest (Nagios,
-    "Detection and Handling of State Flapping")."""
-    count = len(changed)
-    step = (_NEWEST_WEIGHT - _OLDEST_WEIGHT) / max(1, count - 1)
-    weights = [_OLDEST_WEIGHT + step * index for index in range(count)]
-    return sum(weight for weight, is_changed in zip(weights, changed, strict=True) if is_changed) / sum(weights)
+def changed_slots(troubles: Iterable[Trouble], now: float, slot: float) -> frozenset[int]:
+    """The numbers of the slots in which the target fell ill or got well. Slots begin at multiples of their length.
+    What is dated in the future has not happened."""
+    times = (at for t in troubles for at in (t.opened_at, t.resolved_at) if at is not None and at <= now)
+    return frozenset(int(at // slot) for at in times)
+
+
+def change_share(changed: frozenset[int], newest: int) -> float:
+    """The weighted share of changed slots among the last ones up to `newest`, 0 to 1: the newest counts half as much
+    again as the oldest (Nagios, "Detection and Handling of State Flapping")."""
+    oldest = newest - SLOTS + 1
+    return sum(_WEIGHTS[number - oldest] for number in changed if oldest <= number <= newest) / _WHOLE
 
 
 def flapping_until(troubles: Sequence[Trouble], now: float, numbers: Steadiness) -> float | None:
@@ -61,18 +62,18 @@ def flapping_until(troubles: Sequence[Trouble], now: float, numbers: Steadiness)
     It flaps once the share is above `flapping_above`, and until it is below `calm_below`: so the past is replayed from
     as far back as any slot reaches.
     """
-    begin = int(now // numbers.slot) - 2 * SLOTS
+    if 2 * len(troubles) < numbers.flapping_above * SLOTS / _NEWEST_WEIGHT:
+        return None  # Even if each end of each trouble fell into a slot of its own, they would not be enough.
+    changed = changed_slots(troubles, now, numbers.slot)
+    present = int(now // numbers.slot)
     flapping = False
-    for number in range(begin, int(now // numbers.slot) + 1):
-        moment = min(now, (number + 1) * numbers.slot - numbers.slot / 1024)
-        share = change_share(changes(troubles, moment, numbers.slot))
-        flapping = share >= (numbers.calm_below if flapping else numbers.flapping_above)
+    for number in range(present - 2 * SLOTS, present + 1):
+        flapping = change_share(changed, number) >= (numbers.calm_below if flapping else numbers.flapping_above)
     if not flapping:
         return None
-    end = now
-    while change_share(changes([t for t in troubles if t.opened_at <= now], end, numbers.slot)) >= numbers.calm_below:
-        end = (end // numbers.slot + 1) * numbers.slot
-    return end
+    while change_share(changed, present) >= numbers.calm_below:
+        present += 1
+    return present * numbers.slot
 
 
 def chronic(healed_at: Sequence[float], troubles: Sequence[Trouble], now: float, numbers: Steadiness) -> int | None:

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdog.core.steadiness import SLOTS, Steadiness, Trouble, change_share, changes, chronic, flapping_until
+from watchdog.core.steadiness import (
+    SLOTS,
+    Steadiness,
+    Trouble,
+    change_share,
+    changed_slots,
+    chronic,
+    flapping_until,
+)
 
 NUMBERS = Steadiness(slot=10, chronic_count=3, chronic_window=1000, chronic_well=200)
 NOW = 10_000.0
@@ -19,17 +27,16 @@ def ill(*spans: tuple[float, float | None]) -> tuple[Trouble, ...]:
 def test_newer_changes_weigh_more() -> None:
     """The share is 0 without a change, 1 with one in each slot, and the newest change weighs half as much again as the
     oldest."""
-    assert change_share([False] * SLOTS) == 0
-    assert change_share([True] * SLOTS) == pytest.approx(1)
-    oldest = change_share([True] + [False] * (SLOTS - 1))
-    newest = change_share([False] * (SLOTS - 1) + [True])
+    assert change_share(frozenset(), 100) == 0
+    assert change_share(frozenset(range(200)), 100) == pytest.approx(1)
+    oldest, newest = change_share(frozenset({101 - SLOTS}), 100), change_share(frozenset({100}), 100)
     assert newest / oldest == pytest.approx(1.5)
+    assert change_share(frozenset({100 - SLOTS, 101}), 100) == 0
 
 
 def test_a_slot_changes_when_the_target_falls_ill_or_gets_well_in_it() -> None:
-    """Both ends of a trouble are changes; what lies in the future, or before the oldest slot, is none."""
-    changed = changes(ill((-55, -25), (-500, -400), (5, 6)), NOW, 10)
-    assert [index for index, is_changed in enumerate(changed) if is_changed] == [SLOTS - 7, SLOTS - 4]
+    """Both ends of a trouble are changes; what lies in the future is none."""
+    assert changed_slots(ill((-55, -25), (5, 6)), NOW, 10) == {994, 997}
 
 
 def test_a_target_that_changes_all_the_time_flaps_until_it_has_been_calm() -> None:
@@ -53,8 +60,8 @@ def test_between_the_thresholds_it_depends_on_what_was_before() -> None:
     burst = ill(*((-10.0 * n, -10.0 * n + 4) for n in range(24, 8, -1)))
     sparse = ill(*((-10.0 * n, -10.0 * n + 4) for n in range(19, 11, -1)))
     low, high = NUMBERS.calm_below, NUMBERS.flapping_above
-    assert low <= change_share(changes(burst, NOW, 10)) < high
-    assert low <= change_share(changes(sparse, NOW, 10)) < high
+    assert low <= change_share(changed_slots(burst, NOW, 10), 1000) < high
+    assert low <= change_share(changed_slots(sparse, NOW, 10), 1000) < high
     assert flapping_until(burst, NOW, NUMBERS) is not None
     assert flapping_until(sparse, NOW, NUMBERS) is None
 
