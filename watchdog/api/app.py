@@ -19,6 +19,7 @@ from starlette.routing import Route
 from watchdog.api import commands, overview, people, views
 from watchdog.api.explain import explain
 from watchdog.api.frames import frames
+from watchdog.api.history import history
 from watchdog.api.parts import Parts
 from watchdog.api.requests import body_of, duration_in, parts_of, seconds_of, who, whole
 from watchdog.errors import ConfigError, ProxywatchError, QueryError, StoreError, TransitionError
@@ -59,6 +60,7 @@ def create_app(parts: Parts) -> Starlette:
             Route("/v1/events", _events),
             Route("/v1/pause", _pause, methods=["POST"]),
             Route("/v1/resume", _resume, methods=["POST"]),
+            Route("/v1/history", _history),
             Route("/v1/reload", _reload, methods=["POST"]),
             *people.ROUTES,
         ],
@@ -152,6 +154,12 @@ async def _query(request: Request) -> Response:
     if not expression:
         raise commands.RefusedError(400, "`expr` is missing", "send ?expr=up")
     return JSONResponse(views.query(parts_of(request), expression))
+
+
+async def _history(request: Request) -> Response:
+    """`?since=SECONDS` back from now, a day if it is not given; `?target=` only what concerns it."""
+    since = seconds_of(request.query_params.get("since", "86400"), "since")
+    return JSONResponse(history(parts_of(request), since, request.query_params.get("target")))
 
 
 async def _pause(request: Request) -> Response:

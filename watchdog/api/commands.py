@@ -76,7 +76,10 @@ def run_playbook(parts: Parts, name: str, target: str, who: str, dry_run: bool) 
     if incident is not None:
         _require_free(parts, incident)
     run = parts.runner.begin(incident, playbook, key, trigger="person")
-    parts.desk.tell(run.incident_id, "asked", f"{who} asked for {playbook.name}")
+    if run.incident_id is None:
+        parts.desk.record("asked", f"{who} asked for run {run.id} of {playbook.name} on {key}")
+    else:
+        parts.desk.tell(run.incident_id, "asked", f"{who} asked for {playbook.name}")
     return {"now": moment(parts.clock.now()), **views.run_shape(run, [])}
 
 
@@ -136,7 +139,7 @@ def pause(parts: Parts, reason: str, who: str, duration: float | None) -> Shape:
     now = parts.clock.now()
     until = None if duration is None else now + duration
     parts.facts.pause(Pause(reason or "no reason given", who, now, until), now)
-    parts.desk.tell(None, "paused", f"by {who}: {reason or 'no reason given'}")
+    parts.desk.record("paused", f"by {who}: {reason or 'no reason given'}")
     parts.bell.ring()
     return {"now": moment(now), "pauses": overview.pauses(parts)}
 
@@ -150,6 +153,6 @@ def resume(parts: Parts, who: str) -> Shape:
     except OSError as error:
         raise RefusedError(500, f"{switch} cannot be removed: {error.strerror}", "remove it as its owner") from error
     parts.facts.resume()
-    parts.desk.tell(None, "resumed", f"by {who}: {ended} pause(s) ended")
+    parts.desk.record("resumed", f"by {who}: {ended} pause(s) ended")
     parts.bell.ring()
     return {"now": moment(parts.clock.now()), "ended": ended, "pauses": overview.pauses(parts)}

@@ -153,7 +153,7 @@ def _comment(body: dict[str, Any]) -> str:
 
 
 def _told(parts: Parts, kind: str, text: str, comment: str = "") -> None:
-    parts.desk.tell(None, kind, f"{text}: {comment}" if comment else text)
+    parts.desk.record(kind, f"{text}: {comment}" if comment else text)
     parts.bell.ring()
 
 

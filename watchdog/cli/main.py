@@ -17,6 +17,7 @@ from watchdog.cli import (
     decide,
     doctor,
     explain,
+    history,
     incident,
     maintenance,
     pause,
@@ -34,7 +35,7 @@ from watchdog.errors import ConfigError, EnvironmentUnfit, ProxywatchError
 from watchdog.release import __version__
 
 NOUNS = (
-    *(run, status, check, probe, rules, alerts, incident, explain),
+    *(run, status, check, probe, rules, alerts, incident, history, explain),
     *(playbook, decide, silence, maintenance, query, pause, config, doctor),
 )
 INTERRUPTED = 130

@@ -8,10 +8,11 @@ from typing import Any
 
 from watchdog.cli import text
 from watchdog.cli.arguments import duration
-from watchdog.cli.control import Unreachable, control_of
+from watchdog.cli.control import RefusedRequest, Unreachable, control_of
 from watchdog.cli.places import kill_switch_file
 from watchdog.errors import ControlError
 
+STORE_TROUBLE = 503
 PATIENCE_SECONDS = 2.0
 """A daemon that has no time to be asked is stopped by the kill switch instead."""
 
@@ -35,7 +36,9 @@ def _pause(options: argparse.Namespace) -> int:
         body["duration"] = options.duration
     try:
         shape = control_of(options).post("/v1/pause", body, timeout=PATIENCE_SECONDS)
-    except Unreachable as error:
+    except (Unreachable, RefusedRequest) as error:
+        if isinstance(error, RefusedRequest) and error.status != STORE_TROUBLE:
+            raise
         return _throw(options, reason, error)
     if options.json:
         text.say_json(shape)
@@ -45,7 +48,7 @@ def _pause(options: argparse.Namespace) -> int:
     return 0
 
 
-def _throw(options: argparse.Namespace, reason: str, unreachable: Unreachable) -> int:
+def _throw(options: argparse.Namespace, reason: str, unreachable: ControlError) -> int:
     """The kill switch: the daemon looks for this file before every act, also when it has no time for us."""
     from watchdog.clock import SystemClock
     from watchdog.core.permission import Pause
@@ -57,7 +60,7 @@ def _throw(options: argparse.Namespace, reason: str, unreachable: Unreachable) -
     try:
         throw_kill_switch(file, Pause(reason or "no reason given", getpass.getuser(), now, until))
     except OSError as error:
-        hint = f"no daemon answered either ({unreachable}); do it as the user that proxywatch runs as"
+        hint = f"the daemon could not be told either ({unreachable}); do it as the user that proxywatch runs as"
         raise ControlError(f"{file}: the kill switch cannot be thrown: {error.strerror}", hint=hint) from error
     if options.json:
         text.say_json({"kill_switch": str(file), "unreachable": str(unreachable)})

@@ -26,6 +26,7 @@ from watchdog.core.steadiness import Steadiness, chronic
 from watchdog.core.targets import parse_target, target_of
 from watchdog.store.alerts import Alerts
 from watchdog.store.database import Database
+from watchdog.store.history import History
 from watchdog.store.incidents import Incidents
 from watchdog.units import format_duration
 
@@ -57,6 +58,7 @@ class Desk:
         self._announce = announce
         self._acknowledged = acknowledged
         self.incidents = Incidents(database)
+        self.history = History(database)
         self._alerts = Alerts(database)
         self._open: dict[int, Incident] = {i.id: i for i in self.incidents.unresolved()}
         self.busy: Callable[[int], bool] = lambda _incident: False
@@ -226,6 +228,11 @@ class Desk:
         log.log(level, "%s: %s: %s", subject, kind, text, extra={"incident": incident_id})
         if incident_id is not None:
             self.incidents.tell(incident_id, TimelineEntry(self._clock.now(), kind, text, data or {}))
+
+    def record(self, kind: str, text: str) -> None:
+        """Something that concerns the whole agent and no incident: for the history and the log."""
+        log.warning("%s: %s", kind, text)
+        self.history.record(self._clock.now(), kind, text)
 
     def announce(self, incident_id: int, kind: NoticeKind, reason: str, advice: tuple[str, ...] = ()) -> None:
         """Says something about an unresolved incident, in the current transaction or in one of its own. `advice` is

@@ -92,7 +92,7 @@ class Surroundings:
                 "; ".join(self._check.faults) or "it found nothing wrong with itself and goes on, one repair at a time"
             )
             text = f"suspect the observer: {raging.text}; the agent looked at itself: {found}"
-            self._desk.tell(None, "storm", text)
+            self._desk.record("storm", text)
             for incident in self._desk.unresolved:
                 self._desk.tell(incident.id, "storm", text)
         self._storm_told = now

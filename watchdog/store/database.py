@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Database:
         """Closes the connection; the file is complete at any time anyway."""
         self._connection.close()
 
-    def query(self, statement: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+    def query(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
         """All rows of a SELECT. Raises StoreError."""
         try:
             return self._connection.execute(statement, parameters).fetchall()

@@ -19,6 +19,7 @@ _PAST = (
     ("runs", "ended_at"),
     ("incidents", "opened_at"),
     ("incidents", "resolved_at"),
+    ("happenings", "at"),
     ("outbox", "created_at"),
     ("outbox", "ended_at"),
 )

@@ -106,9 +106,10 @@ class Incidents:
         return [TimelineEntry(row["at"], row["kind"], row["text"], json.loads(row["data"])) for row in rows]
 
     def prune(self, before: float) -> int:
-        """Forgets incidents resolved before `before`, with their stories and runs, and runs without an incident that
-        ended before; returns how many incidents."""
+        """Forgets incidents resolved before `before`, with their stories and runs, runs without an incident that ended
+        before, and what else happened; returns how many incidents."""
         with self._database.transaction():
+            self._database.execute("DELETE FROM happenings WHERE at < ?", (before,))
             self._database.execute("DELETE FROM runs WHERE incident_id IS NULL AND ended_at < ?", (before,))
             statement = "DELETE FROM incidents WHERE resolved_at IS NOT NULL AND resolved_at < ?"
             return self._database.execute(statement, (before,)).rowcount

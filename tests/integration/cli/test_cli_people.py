@@ -138,3 +138,14 @@ def test_a_kill_switch_that_cannot_be_thrown_is_said(tmp_path: Path, capsys: pyt
     """Where there is no state directory the command fails, names the file, and does not pretend."""
     assert main(["--config", str(write_config(tmp_path)), "pause"]) == 1
     assert f"{tmp_path}/state/pause: the kill switch cannot be thrown" in capsys.readouterr().err
+
+
+async def test_a_daemon_that_cannot_remember_a_pause_is_stopped_by_the_switch(
+    small: SmallDaemon, proxywatch: Any
+) -> None:
+    """With a store that fails the daemon answers and refuses; the pause holds all the same."""
+    small.daemon.database.close()
+    code, out, _ = await proxywatch("pause", "disk", "full")
+    assert code == 0
+    assert "the kill switch is thrown instead" in out
+    assert (small.parts.loaded.config.state_dir / "pause").exists()
