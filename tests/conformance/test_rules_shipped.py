@@ -175,6 +175,19 @@ SCENES = {
     "disk filling": (
         lambda i: disk(0.7 + i * 0.0005, 0.1), 1500, {"DiskWillFill": ("warning", H)},
     ),
+    "a path at 92 %": (
+        [sample("disk_used_ratio", 0.92, path="/srv"), sample("disk_inodes_used_ratio", 0.2, path="/srv")], 150,
+        {"DiskSpaceLow": ("warning", H)},
+    ),
+    "a path at 96 %": (
+        [sample("disk_used_ratio", 0.96, path="/srv"), sample("disk_inodes_used_ratio", 0.93, path="/srv")], 150,
+        {"DiskSpaceLow": ("warning", H), "DiskSpaceCritical": ("critical", H), "InodesLow": ("warning", H)},
+    ),
+    "a disk that cannot be written": (
+        [sample("disk_read_only", 1, path="/srv"), sample("disk_read_only", 1, path="/cd", read_only="expected")], 30,
+        {"DiskReadOnly": ("critical", H)},
+    ),
+    "a mount is missing": ([sample("disk_mounted", 0, path="/srv")], 30, {"MountMissing": ("critical", H)}),
     "network errors": (
         lambda i: [sample("node_network_receive_errs_total", i * 3, device="eth0"),
                    sample("node_network_transmit_errs_total", 0, device="eth0")],

@@ -60,6 +60,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyEndpoint]:
 
 def live_settings(kind: str, endpoint: ProxyEndpoint, tmp_path: Path) -> dict[str, Any]:
     match kind:
+        case "disk":
+            return {"paths": [str(tmp_path)]}
         case "http":
             return {"url": f"{endpoint.url}/health/live"}
         case "process":
@@ -72,6 +74,8 @@ def live_settings(kind: str, endpoint: ProxyEndpoint, tmp_path: Path) -> dict[st
 
 def dead_settings(kind: str, tmp_path: Path) -> dict[str, Any]:
     match kind:
+        case "disk":
+            return {"paths": [str(tmp_path / "none")]}
         case "http":
             return {"url": "http://127.0.0.1:9/"}
         case "process":
