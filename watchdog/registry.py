@@ -13,16 +13,22 @@ from collections.abc import Callable
 from functools import reduce
 from operator import or_
 from types import ModuleType
-from typing import Annotated, Any, Generic, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from watchdog.units import parse_duration, parse_size
 
-Duration = Annotated[float, BeforeValidator(parse_duration)]
+DurationText = Annotated[
+    str, Field(pattern=r"^(\d+(\.\d+)?(ms|s|m|h|d|w))+$", json_schema_extra={"examples": ["30s", "5m", "1h30m"]})
+]
+Duration = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=DurationText | Literal[0])]
 """Seconds. Configuration writes `500ms`, `30s`, `5m`, `1h30m`, `2d`."""
 
-Size = Annotated[int, BeforeValidator(parse_size)]
+SizeText = Annotated[
+    str, Field(pattern=r"^\s*\d+(\.\d+)?\s*([KMGT]i?)?B\s*$", json_schema_extra={"examples": ["512KiB", "64MiB"]})
+]
+Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=SizeText | Literal[0])]
 """Bytes. Configuration writes `512KiB`, `64MiB`, `2GB`."""
 
 

@@ -40,12 +40,9 @@ def judge(config: str | None) -> Judgement:
     rule_files = _tried(problems, lambda: loaded.paths(chosen.rules, "rules")) or ()
     found, rules = judge_rules(rule_files)
     problems += found
-    playbook_files = _tried(problems, lambda: loaded.paths(chosen.playbooks, "playbooks")) or ()
-    before = len(problems)
-    playbooks = sum(len(_tried(problems, lambda f=file: load_playbooks([f])) or ()) for file in playbook_files)  # type: ignore[misc]
-    if len(problems) == before:
-        # Each file is good by itself; two of them may still define the same name.
-        _tried(problems, lambda: load_playbooks(playbook_files))
+    known_playbooks = _tried(problems, lambda: loaded.paths(chosen.playbooks, "playbooks")) or ()
+    found, playbooks = judge_playbooks(known_playbooks)
+    problems += found
     (routes_file,) = _tried(problems, lambda: loaded.paths([chosen.routes], "routes")) or (None,)
     routes = _tried(problems, lambda: load_routes(routes_file)) if routes_file is not None else None
     return Judgement(
@@ -63,6 +60,23 @@ def rule_files(config: str | None) -> tuple[Path, ...]:
     """The rule files that a configuration names. Raises ConfigError."""
     loaded = load_config(Path(config) if config else None)
     return loaded.paths(loaded.config.rules, "rules")
+
+
+def playbook_files(config: str | None) -> tuple[Path, ...]:
+    """The playbook files that a configuration names. Raises ConfigError."""
+    loaded = load_config(Path(config) if config else None)
+    return loaded.paths(loaded.config.playbooks, "playbooks")
+
+
+def judge_playbooks(files: Iterable[Path]) -> tuple[list[str], int]:
+    """The first problem of each file, and the number of playbooks in the good ones."""
+    problems: list[str] = []
+    files = tuple(files)
+    count = sum(len(_tried(problems, lambda f=file: load_playbooks([f])) or ()) for file in files)  # type: ignore[misc]
+    if not problems:
+        # Each file is good by itself; two of them may still define the same name.
+        _tried(problems, lambda: load_playbooks(files))
+    return problems, count
 
 
 def judge_rules(files: Iterable[Path]) -> tuple[list[str], int]:

@@ -1,10 +1,11 @@
-"""`proxywatch playbook list|show|run|cancel`: what can be repaired and how; begin or end a repair, or see its plan."""
+"""`proxywatch playbook list|show|run|cancel|check|schema`: what can be repaired and how; begin or end a repair."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from watchdog.cli import text
@@ -34,6 +35,11 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     run.add_argument("--dry-run", action="store_true", help="print exactly what would happen; do nothing")
     run.add_argument("--wait", action="store_true", help="until the run has ended; exit 1 unless it verified")
     run.set_defaults(do=_run)
+    schema = actions.add_parser("schema", parents=[common], help="the JSON schema of playbook files; needs no daemon")
+    schema.set_defaults(do=_schema)
+    check = actions.add_parser("check", parents=[common], help="judge playbook files; needs no daemon")
+    check.add_argument("files", nargs="*", type=Path, metavar="FILE", help="default: those of the configuration")
+    check.set_defaults(do=_check)
     cancel = actions.add_parser("cancel", parents=[common], help="end a run after what it is doing now")
     cancel.add_argument("run", type=int, metavar="RUN")
     cancel.set_defaults(do=_cancel)
@@ -134,6 +140,25 @@ def _await_end(control: Control, shape: Shape, options: argparse.Namespace) -> i
         rows = [[attempt["rung"], attempt["outcome"], attempt["note"]] for attempt in shape["attempts"]]
         text.say([*text.columns(rows, indent=2), f"run {shape['id']}: {shape['state']}"])
     return 0 if shape["state"] in _GOOD_ENDS else 1
+
+
+def _schema(_options: argparse.Namespace) -> int:
+    from watchdog.playbooks.json_schema import playbook_schema
+
+    text.say_json(playbook_schema())
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from watchdog.cli.judge import judge_playbooks, playbook_files
+
+    files = options.files or playbook_files(options.config)
+    problems, count = judge_playbooks(files)
+    if options.json:
+        text.say_json({"files": [str(file) for file in files], "playbooks": count, "problems": problems})
+    else:
+        text.say(problems or f"OK: {text.count(count, 'playbook')} in {text.count(len(files), 'file')}")
+    return 2 if problems else 0
 
 
 def _cancel(options: argparse.Namespace) -> int:

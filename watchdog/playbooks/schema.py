@@ -18,7 +18,7 @@ from watchdog.errors import ConfigError, QueryError, TemplateError
 from watchdog.metrics.promql import parse
 from watchdog.metrics.templates import Template, parse_template
 from watchdog.playbooks.evidence import COLLECTORS
-from watchdog.registry import Duration, Settings
+from watchdog.registry import Duration, DurationText, Settings
 from watchdog.units import parse_duration
 from watchdog.yamlfile import load, validate_as
 
@@ -31,7 +31,7 @@ def _matchers(value: object) -> object:
     return found
 
 
-Matchers = Annotated[tuple[Matcher, ...], BeforeValidator(_matchers)]
+Matchers = Annotated[tuple[Matcher, ...], BeforeValidator(_matchers, json_schema_input_type=str)]
 
 
 def _windows(value: object) -> object:
@@ -44,7 +44,10 @@ def _windows(value: object) -> object:
     return tuple(sorted((Window(parse_duration(key), count) for key, count in value.items()), key=lambda w: w.seconds))
 
 
-Budget = Annotated[tuple[Window, ...], BeforeValidator(_windows)]
+Budget = Annotated[
+    tuple[Window, ...],
+    BeforeValidator(_windows, json_schema_input_type=dict[DurationText, Annotated[int, Field(ge=0)]]),
+]
 
 
 class Verification(Settings):
