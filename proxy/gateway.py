@@ -14,6 +14,7 @@ from proxy.cache.plan import Hit, Plan
 from proxy.cache.service import Caches, map_bytes
 from proxy.call import Account, Call, Operation
 from proxy.clock import Clock
+from proxy.dialects import nesting
 from proxy.dialects.contract import Whole
 from proxy.eager import in_task
 from proxy.errors import ApiError, ConfigError
@@ -223,9 +224,11 @@ def _parse(
 ) -> Call:
     """The request, or ApiError 400. Only what routing needs is judged; the rest is the provider's business."""
     try:
-        fields = orjson.loads(body)
+        fields = nesting.loads(body)
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"The body is not JSON: {error}", code="invalid_json", retryable=False) from error
+    except ValueError as error:
+        raise ApiError(400, f"The body is {error}.", code="invalid_json", retryable=False) from error
     if not isinstance(fields, dict):
         raise ApiError(400, "The body must be a JSON object.", code="invalid_type", retryable=False)
     model, stream = fields.get("model"), fields.get("stream")

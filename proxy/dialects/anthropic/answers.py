@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from proxy.call import Call, Usage
+from proxy.dialects import nesting
 from proxy.dialects.anthropic.terms import anthropic_usage, finish_of, stop_reason_of, usage_of
 from proxy.dialects.contract import MalformedError
 from proxy.dialects.openai import usage_told
@@ -17,8 +18,8 @@ Answer = dict[str, Any]
 def parsed_message(body: bytes) -> Answer:
     """A provider's message. MalformedError."""
     try:
-        message = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        message = nesting.loads(body)
+    except ValueError as error:
         raise MalformedError(f"not JSON: {error}") from error
     match message:
         case {"type": "message", "content": list(blocks), "stop_reason": str(_)} if all(map(_is_block, blocks)):
@@ -112,8 +113,8 @@ def text_blocks(content: object) -> list[Answer]:
 def tool_block(identity: str, name: str, arguments: str) -> Answer | None:
     """One tool call as a block; None if its arguments are no JSON object, cut short perhaps."""
     try:
-        given = orjson.loads(arguments) if arguments.strip() else {}
-    except orjson.JSONDecodeError:
+        given = nesting.loads(arguments) if arguments.strip() else {}
+    except ValueError:
         return None
     return {"type": "tool_use", "id": identity, "name": name, "input": given} if isinstance(given, dict) else None
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from proxy.dialects import nesting
 from proxy.dialects.anthropic.terms import tool_id
 from proxy.dialects.contract import NotTranslatableError
 
@@ -248,8 +249,8 @@ def _tool_use(call: object, place: str) -> Fields:
     match call:
         case {"id": str(identity), "function": {"name": str(name), "arguments": str(arguments)}}:
             try:
-                given = orjson.loads(arguments) if arguments.strip() else {}
-            except orjson.JSONDecodeError:
+                given = nesting.loads(arguments) if arguments.strip() else {}
+            except ValueError:
                 given = None
             if not isinstance(given, dict):
                 raise NotTranslatableError(f"{place}.function.arguments: expected a JSON object")

@@ -43,7 +43,7 @@ def _dump(value: Any) -> bytes:
 
 
 def test_any_body_gets_an_answer_or_a_400(alpha: Any, tmp_path: Path) -> None:
-    """Whatever the body, the caller gets the provider's answer or an envelope with a 4xx, never a crash."""
+    """Whatever the body, however deep, the caller gets the provider's answer or an envelope with a 4xx, never a crash."""
     with asyncio.Runner() as runner:
 
         async def start() -> Gateway:
@@ -79,8 +79,12 @@ def test_any_body_gets_an_answer_or_a_400(alpha: Any, tmp_path: Path) -> None:
         def fuzz(body: bytes) -> None:
             assert runner.run(send(body)) in (200, 400)
 
+        deep = b"[" * 250 + b"]" * 250
         try:
             fuzz()
+            assert (
+                runner.run(send(b'{"model":"m","messages":[{"role":"user","content":"hi"}],"x":' + deep + b"}")) == 400
+            )
             assert gateway.providers_health()["alpha"]["errors"] == 0
         finally:
             runner.run(gateway.close())
