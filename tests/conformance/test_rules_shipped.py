@@ -47,6 +47,10 @@ def disk(used: float, inodes_used: float) -> list[Sample]:
     return [sample(f"node_filesystem_{name}", value, **where) for name, value in values.items()]
 
 
+def unit(name: str, state: str) -> Sample:
+    return sample("systemd_unit_state", 1, unit=name, state=state)
+
+
 def traffic(i: int, failed: float, seconds: float) -> list[Sample]:
     """Ten requests a second after `i` steps of 15 s, with this share of failures and this mean latency."""
     done = 150.0 * i
@@ -84,7 +88,7 @@ def raised(scene, seconds: float, step: float = 15.0) -> dict[str, tuple[str, st
     engine.evaluate_due(now + 1)
     assert [rule.last_error for rule in engine.rules() if rule.last_error] == []
     firing = [alert.label for alert in engine.alerts() if alert.state is AlertState.FIRING]
-    return {labels["alertname"]: (labels["severity"], labels["target"]) for labels in firing}
+    return {labels["alertname"]: (labels["severity"], labels.get("target", "")) for labels in firing}
 
 
 S, W, C, H = "service:llm-proxy", "worker:llm-proxy/1", "cache:llm-proxy", "host"
@@ -188,6 +192,19 @@ SCENES = {
         {"DiskReadOnly": ("critical", H)},
     ),
     "a mount is missing": ([sample("disk_mounted", 0, path="/srv")], 30, {"MountMissing": ("critical", H)}),
+    "a unit failed": (
+        [unit("a.service", "failed"), sample("systemd_unit_job_pending", 0, unit="a.service")], 30,
+        {"UnitFailed": ("critical", S)},
+    ),
+    "a failed unit that systemd is about to start": (
+        [unit("a.service", "failed"), sample("systemd_unit_job_pending", 1, unit="a.service")], 30, {},
+    ),
+    "a unit that does not get ready": ([unit("a.service", "activating")], 1000, {"UnitStuck": ("warning", S)}),
+    "no such unit": ([sample("systemd_unit_loaded", 0, unit="a.service")], 150, {"UnitUnknown": ("warning", S)}),
+    "a unit that systemd starts again and again": (
+        lambda i: [sample("systemd_unit_restarts_total", i // 4, unit="a.service")], 600,
+        {"UnitRestartsOften": ("warning", "")},
+    ),
     "network errors": (
         lambda i: [sample("node_network_receive_errs_total", i * 3, device="eth0"),
                    sample("node_network_transmit_errs_total", 0, device="eth0")],

@@ -69,6 +69,9 @@ def live_settings(kind: str, endpoint: ProxyEndpoint, tmp_path: Path) -> dict[st
             return {"pidfile": str(tmp_path / "me.pid")}
         case "system":
             return {}
+        case "systemd_unit":
+            said = "LoadState=loaded\\nActiveState=active\\nSubState=running\\nNRestarts=0\\nExecMainPID=7"
+            return {"units": ["a.service"], "systemctl": ["printf", f"{said}\\n%.0s"]}
     return {"service": "proxy"}
 
 
@@ -80,6 +83,8 @@ def dead_settings(kind: str, tmp_path: Path) -> dict[str, Any]:
             return {"url": "http://127.0.0.1:9/"}
         case "process":
             return {"pidfile": str(tmp_path / "none.pid")}
+        case "systemd_unit":
+            return {"units": ["a.service"], "systemctl": [str(tmp_path / "none")]}
     return {"service": "proxy"}
 
 

@@ -1,0 +1,119 @@
+"""`systemd_unit`: what systemd says of one unit or several, asked of `systemctl show` in one call.
+
+By `unit`: `systemd_unit_state{state}` (0/1 for each of systemd's active states), `systemd_unit_loaded` (0/1),
+`systemd_unit_job_pending` (0/1: systemd itself is about to start or stop it, so nobody else should),
+`systemd_unit_info` (1, with sub_state, result, load_state and unit_file_state as labels),
+`systemd_unit_active_enter_age_seconds` (since it last became active), `systemd_unit_inactive_exit_age_seconds` (since
+its last start began; the age to wait for after a restart, as the other is not reached by a unit that fails to start).
+Of services also `systemd_unit_restarts_total` (automatic ones), `systemd_unit_main_process_id` (0: none) and
+`systemd_unit_main_process_status` (its last exit status or signal). A time that has not been is absent.
+Fails when systemd does not run here or does not answer and, with the samples of the others, when a unit is not known.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from watchdog.core.model import Measurement, Sample, labels_of
+from watchdog.errors import ActionError, ProbeError
+from watchdog.probes import MeasurementError, ProbeContext, ProbeSettings, probes
+from watchdog.registry import Duration
+from watchdog.system.command import CommandResult, run_command
+
+_STATES = ("active", "reloading", "inactive", "failed", "activating", "deactivating", "maintenance")
+_INFO = {"sub_state": "SubState", "result": "Result", "load_state": "LoadState", "unit_file_state": "UnitFileState"}
+_FIGURES = {
+    "restarts_total": "NRestarts",
+    "main_process_id": "ExecMainPID",
+    "main_process_status": "ExecMainStatus",
+}
+_AGES = {
+    "active_enter_age_seconds": "ActiveEnterTimestampMonotonic",
+    "inactive_exit_age_seconds": "InactiveExitTimestampMonotonic",
+}
+_PROPERTIES = ("ActiveState", "Job", *_INFO.values(), *_FIGURES.values(), *_AGES.values())
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*\.[a-z]+")
+_WORD = re.compile(r"[a-z][a-z-]{0,39}")
+
+
+def _unit_name(name: str) -> str:
+    if not _UNIT.fullmatch(name):
+        raise ValueError(f"expected one unit's whole name such as nginx.service, not {name!r}")
+    return name
+
+
+Unit = Annotated[str, AfterValidator(_unit_name)]
+
+
+class SystemdUnitProbeSettings(ProbeSettings):
+    """`units` by their whole names, without patterns."""
+
+    kind: Literal["systemd_unit"]
+    interval: Duration = Field(10.0, ge=0.05)
+    units: tuple[Unit, ...] = Field(min_length=1, max_length=64)
+    systemctl: tuple[str, ...] = Field(("systemctl",), min_length=1)
+    """How it is called: `[systemctl, --user]` for the units of our own user."""
+
+
+@probes.register(SystemdUnitProbeSettings)
+class SystemdUnitProbe:
+    """See the module."""
+
+    def __init__(self, settings: SystemdUnitProbeSettings, _context: ProbeContext) -> None:
+        self._settings = settings
+
+    async def measure(self) -> Measurement:
+        units = self._settings.units
+        blocks = _blocks(await self._ask())
+        if len(blocks) != len(units):
+            raise ProbeError(f"systemctl show told of {len(blocks)} units, asked for {len(units)}")
+        now = time.monotonic()
+        samples: list[Sample] = []
+        for unit, properties in zip(units, blocks, strict=True):
+            samples += _samples(unit, properties, now)
+        unknown = [unit for unit, block in zip(units, blocks, strict=True) if block.get("LoadState") == "not-found"]
+        if unknown:
+            raise MeasurementError(f"systemd knows no unit {', '.join(unknown)}", samples)
+        said = (f"{u}: {b.get('ActiveState')} ({b.get('SubState')})" for u, b in zip(units, blocks, strict=True))
+        return Measurement(tuple(samples), ", ".join(said)[:300])
+
+    async def _ask(self) -> str:
+        settings = self._settings
+        argv = (*settings.systemctl, "show", "--property", ",".join(_PROPERTIES), "--", *settings.units)
+        try:
+            result: CommandResult = await run_command(argv, timeout=settings.timeout)
+        except ActionError as error:
+            raise ProbeError(str(error)) from error
+        if result.status:
+            raise ProbeError(f"{settings.systemctl[0]}: {result.output.strip()[:200] or f'status {result.status}'}")
+        return result.output
+
+
+def _blocks(text: str) -> list[dict[str, str]]:
+    """The properties of each unit; an empty line stands between two units."""
+    blocks = (block.strip() for block in text.split("\n\n"))
+    return [dict(line.partition("=")[::2] for line in block.splitlines()) for block in blocks if block]
+
+
+def _samples(unit: str, properties: Mapping[str, str], now: float) -> Iterator[Sample]:
+    labels = labels_of(unit=unit)
+    for state in _STATES:
+        current = float(properties.get("ActiveState") == state)
+        yield Sample("systemd_unit_state", current, labels_of(unit=unit, state=state))
+    yield Sample("systemd_unit_loaded", float(properties.get("LoadState") == "loaded"), labels)
+    yield Sample("systemd_unit_job_pending", float(properties.get("Job", "0") not in ("", "0")), labels)
+    words = {label: properties.get(name, "") for label, name in _INFO.items()}
+    # They come from systemd's own short lists; a word that does not look so must not become a label.
+    kept = {label: word if _WORD.fullmatch(word) else "other" for label, word in words.items() if word}
+    yield Sample("systemd_unit_info", 1.0, labels_of(kept, unit=unit))
+    for figure, name in _FIGURES.items():
+        if (value := properties.get(name, "")).isdecimal():
+            yield Sample(f"systemd_unit_{figure}", float(value), labels)
+    for figure, name in _AGES.items():
+        if (value := properties.get(name, "")).isdecimal() and value != "0":
+            yield Sample(f"systemd_unit_{figure}", max(0.0, now - int(value) / 1e6), labels)
