@@ -102,9 +102,11 @@ async def serving(bounds: Bounds = BOUNDS) -> AsyncIterator[Place]:
     place.port = listener.getsockname()[1]
     place.server = Server(place.app, bounds)
     await place.server.start(listener)
-    yield place
-    await place.server.drain(0)
-    listener.close()
+    try:
+        yield place
+    finally:
+        await place.server.drain(0)
+        listener.close()
 
 
 def on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -457,7 +459,7 @@ async def test_slow_clients_are_ended() -> None:
         ):
             began = loop.time()
             answer = await ask(place, slow)
-            assert 0.25 < loop.time() - began < 5
+            assert 0.25 < loop.time() - began < 15
             assert answer[9:12] == status, slow
             assert answer.count(b"HTTP/1.1") == bool(status)
 
