@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from proxy.ledger.row import COLUMNS, NAMES, SCHEMA_VERSION, LedgerDownError, LedgerRefusedError, Row
 
 if TYPE_CHECKING:
-    import asyncpg  # type: ignore[import-untyped]
+    import asyncpg
 
 _CLOSE_SECONDS = 1.0
 _LOCK = 0x6C6C6D70
