@@ -43,7 +43,7 @@ def _dump(value: Any) -> bytes:
 
 
 def test_any_body_gets_an_answer_or_a_400(alpha: Any, tmp_path: Path) -> None:
-    """Whatever the body, however deep, the caller gets the provider's answer or an envelope with a 4xx, never a crash."""
+    """Whatever the body, however deep, the caller gets an answer or an envelope with a 4xx, never a crash."""
     with asyncio.Runner() as runner:
 
         async def start() -> Gateway:
