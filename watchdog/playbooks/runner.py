@@ -255,6 +255,10 @@ class Runner:
                 self._succeed(run, playbook, move.rung)
                 return
             if isinstance(move, Exhausted):
+                late = await self._well_after_all(run, playbook)
+                if late is not None:
+                    self._succeed(run, playbook, late)
+                    return
                 refused = run.attempts and run.attempts[-1].outcome is RungOutcome.REFUSED
                 self._escalate(run, "refused" if refused else "exhausted", move.reason)
                 return
@@ -268,6 +272,21 @@ class Runner:
                 )
                 if outcome is RungOutcome.FAILED:
                     self._move(run, IncidentEvent.RUNG_FAILED)
+
+    async def _well_after_all(self, run: Run, playbook: Playbook) -> str | None:
+        """The last look before a person is called: the rung whose health arrived only now, and held. None where it did
+        not, where a step or a guard wanted a person, and where there is nothing by which to tell."""
+        last = run.attempts[-1] if run.attempts else None
+        if last is None or last.outcome not in (RungOutcome.FAILED, RungOutcome.SKIPPED):
+            return None
+        rung = next((rung for rung in playbook.ladder if rung.rung == last.rung), None)
+        if rung is None or (run.incident_id is None and not rung.verify.expr):
+            return None
+        if not self._verifier.healthy(run, playbook, rung):
+            return None
+        well, seen = await self._verifier.verify(run, playbook, rung)
+        self._desk.tell(run.incident_id, "last_look", f"after the last rung: {seen}")
+        return rung.rung if well else None
 
     async def _attempt(self, run: Run, playbook: Playbook, rung: Rung, attempt: int) -> tuple[RungOutcome, str]:
         done = self._effects.done(run, rung, attempt)
