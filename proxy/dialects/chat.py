@@ -238,10 +238,11 @@ def replayed(answer: dict[str, Any], *, usage: bool) -> bytes:
     head["object"] = "chat.completion.chunk"
     events: list[dict[str, Any]] = []
     for choice in answer["choices"]:
-        message, index = dict(choice.get("message") or {}), choice.get("index", 0)
+        said, index = choice.get("message"), choice.get("index", 0)
+        message = dict(said) if isinstance(said, dict) else {}
         role = {"role": message.pop("role", "assistant")}
-        if message.get("tool_calls"):
-            message["tool_calls"] = [{"index": at} | call for at, call in enumerate(message["tool_calls"])]
+        if isinstance(calls := message.get("tool_calls"), list):
+            message["tool_calls"] = [{"index": at} | call for at, call in enumerate(calls) if isinstance(call, dict)]
         rest = {name: value for name, value in choice.items() if name not in ("message", "finish_reason", "index")}
         for delta, finish in ((role, None), (message, None), ({}, choice.get("finish_reason"))):
             events.append({"choices": [{"index": index, "delta": delta, "finish_reason": finish}]})

@@ -14,13 +14,14 @@ def loads(text: bytes | str) -> Any:
     """The JSON value; orjson.JSONDecodeError if it is none, ValueError (its parent) if it is deeper than `DEEPEST`."""
     value = orjson.loads(text)
     opened = text.count(b"{") + text.count(b"[") if isinstance(text, bytes) else text.count("{") + text.count("[")
-    if opened > DEEPEST and _is_too_deep(value):
+    if opened > DEEPEST and is_too_deep(value):
         raise ValueError(f"nested deeper than {DEEPEST} levels")
     return value
 
 
-def _is_too_deep(value: Any) -> bool:
-    level = [value]
+def is_too_deep(value: Any) -> bool:
+    """Whether it is an object or array of more levels than `DEEPEST`."""
+    level = [value] if value.__class__ is dict or value.__class__ is list else []
     for _ in range(DEEPEST):
         level = [
             inner

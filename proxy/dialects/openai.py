@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from proxy.call import Call, Usage
+from proxy.dialects import nesting
 from proxy.dialects.contract import Delta, MalformedError, Meaning, Whole
 from proxy.dialects.sse import DONE, data_of
 
@@ -81,8 +82,8 @@ def whole_of(body: bytes) -> Whole:
 def object_of(body: bytes) -> dict[str, Any]:
     """The JSON object in a body; MalformedError if there is none."""
     try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        parsed = nesting.loads(body)
+    except ValueError as error:
         raise MalformedError(f"not JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise MalformedError("not a JSON object")

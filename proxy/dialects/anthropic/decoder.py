@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from proxy.call import Usage
+from proxy.dialects import nesting
 from proxy.dialects.anthropic.terms import finish_of, stop_reason_of, usage_of
 from proxy.dialects.contract import Delta, Meaning, ToolDelta
 from proxy.dialects.sse import data_of
@@ -95,6 +96,8 @@ class MessagesDecoder:
                 number = self._blocks[index] = self._tools
                 self._tools += 1
                 given = said["content_block"].get("input")
+                if nesting.is_too_deep(given):
+                    return _MALFORMED
                 arguments = orjson.dumps(given).decode() if given and isinstance(given, dict) else ""
                 if arguments:
                     self._argued.add(number)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from proxy.dialects import nesting
+from proxy.dialects import nesting, openai
 from proxy.dialects.anthropic.answers import parsed_message, tool_block
+from proxy.dialects.anthropic.decoder import MessagesDecoder
 from proxy.dialects.anthropic.from_chat import messages_request
-from proxy.dialects.contract import MalformedError, NotTranslatableError
+from proxy.dialects.contract import MalformedError, Meaning, NotTranslatableError
 
 DEEP = '{"a":' * 300 + "1" + "}" * 300
 
@@ -37,3 +38,15 @@ def test_a_message_that_is_too_deep_is_the_providers_fault() -> None:
     assert parsed_message(message)["content"] == [block]
     with pytest.raises(MalformedError):
         parsed_message(message.replace(b"{}", DEEP.encode()))
+    with pytest.raises(MalformedError):
+        openai.whole_of(b'{"choices": [{"message": {"content": "hi"}, "x": ' + DEEP.encode() + b"}]}")
+
+
+def test_a_tool_call_in_a_stream_that_is_too_deep_is_malformed() -> None:
+    """An Anthropic stream's tool call whose input could not be written again is left out as malformed."""
+    start = (
+        '{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"a","name":"b","input":%s}}'
+    )
+    for given, meaning in ((DEEP, Meaning.MALFORMED), ('{"a":1}', Meaning.CONTENT), ("null", Meaning.CONTENT)):
+        event = b"event: content_block_start\ndata: " + (start % given).encode() + b"\n\n"
+        assert MessagesDecoder(native=False).read(event).meaning is meaning

@@ -361,6 +361,16 @@ def test_a_whole_answer_replayed_says_the_same() -> None:
     assert (deltas[-2].usage, deltas[-1].meaning, decoder.finished) == (Usage(3, 2), Meaning.DONE, True)
 
 
+@pytest.mark.parametrize(
+    "message", ["x", 5, [], {"content": 5, "tool_calls": "x"}, {"tool_calls": [1, None, {"function": 7}]}], ids=repr
+)
+def test_an_odd_message_has_a_stream_too(message: object) -> None:
+    """Whatever stands where a message should, a stream that was asked for comes to its end."""
+    body = orjson.dumps({"choices": [{"message": message, "finish_reason": "stop"}]})
+    told = spoken(Operation.CHAT).replayed(call(stream=True), body) or b""
+    assert told.endswith(b"data: [DONE]\n\n")
+
+
 def test_a_text_completion_replayed_says_the_same() -> None:
     """The older API's answers can be told as a stream too; embeddings have none."""
     asked = call(Operation.COMPLETIONS, stream=True, stream_options={"include_usage": True})
