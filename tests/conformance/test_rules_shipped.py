@@ -51,6 +51,10 @@ def unit(name: str, state: str) -> Sample:
     return sample("systemd_unit_state", 1, unit=name, state=state)
 
 
+def stalled(resource: str, kind: str, window: str, ratio: float) -> Sample:
+    return sample("pressure_stalled_ratio", ratio, resource=resource, kind=kind, window=window)
+
+
 def traffic(i: int, failed: float, seconds: float) -> list[Sample]:
     """Ten requests a second after `i` steps of 15 s, with this share of failures and this mean latency."""
     done = 150.0 * i
@@ -91,7 +95,8 @@ def raised(scene, seconds: float, step: float = 15.0) -> dict[str, tuple[str, st
     return {labels["alertname"]: (labels["severity"], labels.get("target", "")) for labels in firing}
 
 
-S, W, C, H = "service:llm-proxy", "worker:llm-proxy/1", "cache:llm-proxy", "host"
+S, W, C, H, P = "service:llm-proxy", "worker:llm-proxy/1", "cache:llm-proxy", "host", "probe:probe"
+X = "alert:file-/x"
 SCENES = {
     "all well": (
         lambda i: [
@@ -204,6 +209,79 @@ SCENES = {
     "a unit that systemd starts again and again": (
         lambda i: [sample("systemd_unit_restarts_total", i // 4, unit="a.service")], 600,
         {"UnitRestartsOften": ("warning", "")},
+    ),
+    "tasks wait for memory": (
+        [stalled("memory", "some", "10s", 0.4), stalled("memory", "full", "10s", 0.1)], 60,
+        {"MemoryPressureHigh": ("warning", H)},
+    ),
+    "thrashing": (
+        [stalled("memory", "some", "10s", 0.6), stalled("memory", "full", "10s", 0.4)], 60,
+        {"MemoryPressureHigh": ("warning", H), "MemoryPressureCritical": ("critical", H)},
+    ),
+    "short stalls": (
+        lambda i: [sample("pressure_trigger_events_total", 3 * i, resource="memory")], 90,
+        {"MemoryStalls": ("warning", "")},
+    ),
+    "tasks wait for a processor": (
+        [stalled("cpu", "some", "60s", 0.95)], 700, {"CpuPressureHigh": ("warning", H)},
+    ),
+    "a plugin warns": ([sample("command_status", 1, command="raid")], 90, {"CommandWarning": ("warning", S)}),
+    "a plugin says critical": ([sample("command_status", 2, command="raid")], 90, {"CommandCritical": ("critical", S)}),
+    "a file is gone": (
+        [sample("file_exists", 0, path="/x"), sample("file_wanted", 1, path="/x"), sample("file_exists", 0, path="/y"),
+         sample("file_wanted", 0, path="/y"), sample("file_exists", 0, path="/z")], 90, {"FileMissing": ("warning", X)},
+    ),
+    "a file that should not be": (
+        [sample("file_exists", 1, path="/x"), sample("file_wanted", 0, path="/x")], 90,
+        {"FileUnwanted": ("warning", X)},
+    ),
+    "a file is old and large and another one": (
+        [sample("file_age_seconds", 700, path="/x"), sample("file_max_age_seconds", 600, path="/x"),
+         sample("file_size_bytes", 11, path="/x"), sample("file_max_size_bytes", 10, path="/x"),
+         sample("file_checksum_matches", 0, path="/x")], 90,
+        {"FileStale": ("warning", X), "FileTooLarge": ("warning", X), "FileChanged": ("critical", X)},
+    ),
+    "backups are few and old": (
+        [sample("files_count", 1, pattern="/x"), sample("files_min_count", 2, pattern="/x"),
+         sample("files_newest_age_seconds", 700, pattern="/x"), sample("file_max_age_seconds", 600, pattern="/x")], 90,
+        {"FileMissing": ("warning", X), "FileStale": ("warning", X)},
+    ),
+    "files are as they should be": (
+        [sample("file_exists", 1, path="/x"), sample("file_wanted", 1, path="/x"),
+         sample("file_age_seconds", 500, path="/x"), sample("file_max_age_seconds", 600, path="/x"),
+         sample("file_checksum_matches", 1, path="/x"), sample("files_count", 2, pattern="/y"),
+         sample("files_min_count", 2, pattern="/y")], 90, {},
+    ),
+    "a port refuses": ([sample("probe_tcp_failure", 1, reason="refused")], 45, {"PortUnreachable": ("critical", S)}),
+    "a port of a stopped service refuses": (
+        [sample("probe_tcp_failure", 1, reason="refused"), sample("proxywatch_service_stopped", 1)], 45, {},
+    ),
+    "a name is not resolved": (
+        [sample("probe_dns_query_succeeded", 0), sample("probe_dns_expected", 0)], 150,
+        {"NameNotResolved": ("critical", P)},
+    ),
+    "a name has moved": (
+        [sample("probe_dns_query_succeeded", 1), sample("probe_dns_expected", 0)], 150,
+        {"NameAnsweredWrongly": ("warning", P)},
+    ),
+    "a silent name server": (
+        [sample("probe_dns_query_succeeded", 1), sample("probe_dns_lookup_time_seconds", 5)], 330,
+        {"NameResolutionSlow": ("warning", P)},
+    ),
+    "the clock is a second ahead": ([sample("node_ntp_offset_seconds", -1)], 330, {"ClockWrong": ("warning", H)}),
+    "the clock is an hour behind": (
+        [sample("node_ntp_offset_seconds", 3600)], 330,
+        {"ClockWrong": ("warning", H), "ClockVeryWrong": ("critical", H)},
+    ),
+    "a certificate for ten days": (
+        [sample("probe_ssl_earliest_cert_expiry", T0 + 10 * 86400)], 420, {"CertificateExpiresSoon": ("warning", P)},
+    ),
+    "a certificate of yesterday": (
+        [sample("probe_ssl_earliest_cert_expiry", T0 - 86400), sample("probe_tls_problem", 1, reason="expired")], 420,
+        {"CertificateExpiresSoon": ("warning", P), "CertificateExpires": ("critical", P)},
+    ),
+    "a certificate for another name": (
+        [sample("probe_tls_problem", 1, reason="hostname")], 240, {"CertificateNotTrusted": ("critical", P)},
     ),
     "network errors": (
         lambda i: [sample("node_network_receive_errs_total", i * 3, device="eth0"),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import math
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -60,31 +65,80 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyEndpoint]:
 
 def live_settings(kind: str, endpoint: ProxyEndpoint, tmp_path: Path) -> dict[str, Any]:
     match kind:
+        case "command":
+            return {"argv": ["echo", "fine | 'a b'=3ms;5;6;0;10"]}
         case "disk":
             return {"paths": [str(tmp_path)]}
+        case "file":
+            (tmp_path / "content").write_text("x")
+            return {"path": str(tmp_path / "content"), "checksum": True}
+        case "dns":
+            return {"name": "localhost"}
         case "http":
             return {"url": f"{endpoint.url}/health/live"}
         case "process":
             (tmp_path / "me.pid").write_text(str(os.getpid()))
             return {"pidfile": str(tmp_path / "me.pid")}
-        case "system":
+        case "pressure" | "system":
             return {}
         case "systemd_unit":
             said = "LoadState=loaded\\nActiveState=active\\nSubState=running\\nNRestarts=0\\nExecMainPID=7"
             return {"units": ["a.service"], "systemctl": ["printf", f"{said}\\n%.0s"]}
+        case "tcp":
+            return {"address": endpoint.url.removeprefix("http://")}
+        case "tls":
+            return {"file": str(certificate(tmp_path))}
     return {"service": "proxy"}
+
+
+def certificate(directory: Path) -> Path:
+    """A certificate that is made for this test."""
+    file, key = directory / "own.pem", directory / "own.key"
+    argv = ("openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+    subprocess.run((*argv, "-subj", "/CN=own", "-keyout", key, "-out", file), check=True, capture_output=True)
+    return file
+
+
+@contextlib.contextmanager
+def time_server() -> Iterator[str]:
+    """Answers one SNTP question by the machine's own clock."""
+
+    def answer() -> None:
+        question, asker = server.recvfrom(100)
+        now = int((time.time() + 2_208_988_800) * 2**32)
+        server.sendto(struct.pack("!BBbbII4sQ8sQQ", 0x24, 2, 0, 0, 0, 0, b"", 0, question[40:48], now, now), asker)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(20)
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        thread.join()
 
 
 def dead_settings(kind: str, tmp_path: Path) -> dict[str, Any]:
     match kind:
+        case "command":
+            return {"argv": ["sh", "-c", "echo nobody knows; exit 3"]}
         case "disk":
             return {"paths": [str(tmp_path / "none")]}
+        case "file":
+            return {"path": str(tmp_path), "checksum": True}
+        case "dns":
+            return {"name": "none.invalid", "server": "127.0.0.1:9"}
         case "http":
             return {"url": "http://127.0.0.1:9/"}
+        case "ntp":
+            return {"server": "127.0.0.1:9"}
         case "process":
             return {"pidfile": str(tmp_path / "none.pid")}
+        case "pressure":
+            return {"cgroup": str(tmp_path / "none")}
         case "systemd_unit":
             return {"units": ["a.service"], "systemctl": [str(tmp_path / "none")]}
+        case "tcp" | "tls":
+            return {"address": "127.0.0.1:9"}
     return {"service": "proxy"}
 
 
@@ -130,8 +184,10 @@ async def test_a_live_target_gives_good_samples(
     kind: str, live: ProxyEndpoint, http: HttpClient, tmp_path: Path
 ) -> None:
     """Samples are finite, named and labelled as Prometheus wants, no series comes twice, and success is 1."""
-    probe, settings = build(kind, live_settings(kind, live, tmp_path), http, live)
-    result = await run_once(probe, settings, "mine", SystemClock())
+    with time_server() if kind == "ntp" else contextlib.nullcontext() as server:
+        written = live_settings(kind, live, tmp_path) if server is None else {"server": server}
+        probe, settings = build(kind, written, http, live)
+        result = await run_once(probe, settings, "mine", SystemClock())
     assert result.error is None
     assert len(result.samples) > 2
     for sample in result.samples:
