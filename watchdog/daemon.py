@@ -16,6 +16,7 @@ from typing import Any
 import sdnotify
 
 from watchdog.api.app import create_app
+from watchdog.api.headline import headline
 from watchdog.api.parts import Parts
 from watchdog.api.server import ControlServer
 from watchdog.clock import Clock, SystemClock
@@ -318,6 +319,9 @@ class Daemon:
                     await self.services[name].start()
                 except ProxywatchError as error:
                     log.error("service %s: %s", name, error)  # noqa: TRY400
+                    self.parts.unstarted[name] = str(error)
+                else:
+                    self.parts.unstarted.pop(name, None)
 
     async def _shut_down(self, with_services: bool) -> None:
         self._notify("STOPPING=1")
@@ -365,10 +369,4 @@ class Daemon:
             self._systemd.notify(message)
 
     def _headline(self) -> str:
-        config = self.parts.loaded.config
-        incidents = self.desk.unresolved
-        health = f"{len(incidents)} unresolved incident(s)" if incidents else "all well"
-        return (
-            f"{health}; {len(config.services)} services, {len(config.probes)} probes, "
-            f"{len(self.engine.rules())} rules, {len(self.runner.playbooks)} playbooks"
-        )
+        return headline(self.parts)

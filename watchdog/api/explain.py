@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from watchdog.api.parts import Parts
+from watchdog.api.people_words import people_words
 from watchdog.api.plan import decision, imagined_run, steps
 from watchdog.api.shapes import denial, moment, seconds
 from watchdog.api.views import current_rung, incident_summary, running
@@ -22,6 +23,11 @@ from watchdog.units import format_duration
 
 Shape = dict[str, Any]
 
+_AUTONOMY = {
+    "observe": "Its autonomy is observe: it only tells, and never acts by itself; a person can run it.",
+    "dry_run": "Its autonomy is dry_run: it tells what it would do, and never acts by itself; a person can run it.",
+    "approve": "Its autonomy is approve: it asks a person before it acts.",
+}
 _BEFORE_ACTING = frozenset({"waiting", "looking"})
 
 
@@ -43,7 +49,10 @@ def explain(parts: Parts, target: str | None = None, incident_id: int | None = N
     else:
         subjects = [_subject(parts, incident.key, incident) for incident in parts.desk.unresolved]
     now = parts.clock.now()
-    paused = [f"{p.by}: {p.reason}" for p in parts.surroundings.pauses(now)]
+    paused = [
+        f"{p.by}: {p.reason}" + (f" (ends in {format_duration(p.until - now)})" if p.until else "")
+        for p in parts.surroundings.pauses(now)
+    ]
     return {"now": moment(now), "paused": paused, "subjects": subjects}
 
 
@@ -62,7 +71,7 @@ def _subject(parts: Parts, key: str, incident: Incident | None) -> Shape:
         "budgets": [],
         "backoff": None,
     }
-    sentences = [*_situation(parts, incident), why]
+    sentences = [*_situation(parts, incident), *people_words(parts, target, incident), why]
     if target.remote:
         sentences.append(
             f"No local process is touched for {key}: it stands outside this host, and restarting something here "
@@ -216,6 +225,8 @@ def _situation(parts: Parts, incident: Incident | None) -> list[str]:
             return [head, f"It is resolved: {how}, {format_duration(incident.seconds_to_repair or 0)} after it began."]
         case IncidentState.ESCALATED:
             return [head, f"It was given to a person {_ago(parts, incident.escalated_at)} ago: {incident.reason}."]
+        case IncidentState.SUPPRESSED:
+            return [head, f"It began {ago} ago and is suppressed: {incident.reason}."]
         case IncidentState.VERIFYING:
             waits = incident.reason or "what was done is being watched until it has held long enough"
             return [head, f"It began {ago} ago; {waits}."]
@@ -225,10 +236,11 @@ def _situation(parts: Parts, incident: Incident | None) -> list[str]:
 
 def _prospect(playbook: Playbook, incident: Incident | None, shape: Shape, parts: Parts) -> list[str]:
     """What is being done, what would come next, and what stands in its way until when."""
-    told = []
-    if playbook.autonomy != "auto":
-        told.append(f"Its autonomy is {playbook.autonomy}: it never acts by itself; a person can run it.")
+    told = [] if playbook.autonomy == "auto" else [_AUTONOMY[playbook.autonomy]]
     now, following = shape["now"], shape["next"]
+    asking = next((rung.rung for rung in playbook.ladder if rung.autonomy and following), None)
+    if asking is not None:
+        told.append(f"Its rung {asking} asks a person before it acts.")
     if now is not None:
         told.append(f"Run {now['run']} is {now['doing']} at rung {now['rung']}: {_words(now['steps'])}.")
     elif incident is not None and incident.state is IncidentState.VERIFYING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from watchdog.clock import Clock
 from watchdog.metrics.series import SeriesStore
@@ -51,3 +51,5 @@ class Parts:
     reload_error: str = ""
     """Why the last reload was refused; empty after a good one."""
     ready: bool = False
+    unstarted: dict[str, str] = field(default_factory=dict)
+    """Services that could not be started when the daemon began or took them over: why."""

@@ -5,6 +5,7 @@ Everything here only reads: the series, the store, the guards. Actions are built
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from watchdog.actions import Action, ActionContext, actions
@@ -47,9 +48,11 @@ def decision(parts: Parts, playbook: Playbook, run: Run, rung: Rung) -> Decision
 
 def plan(parts: Parts, playbook: Playbook, target: str, incident: Incident | None, trigger: str = "person") -> Shape:
     """What a run would do, rung by rung. Raises ValueError for a bad target. Keys: now, playbook, target, incident,
-    trigger, autonomy, evidence, ladder [{rung, description, when, applies, attempts, steps, verify, holds, guards}].
+    trigger, autonomy, approval_expires_seconds, evidence, ladder [{rung, description, when, applies, attempts, steps,
+    verify, holds, autonomy, guards, by_itself}].
 
-    `applies`: whether `when` holds now; `holds`: whether what the rung wants to reach holds already.
+    `applies`: whether `when` holds now; `holds`: whether what the rung wants to reach holds already; `guards`: their
+    answer to `trigger`, `by_itself`: their answer to the same rung if an alert had begun the run.
     """
     run = imagined_run(parts, playbook, target, incident, trigger)
     return {
@@ -59,6 +62,7 @@ def plan(parts: Parts, playbook: Playbook, target: str, incident: Incident | Non
         "incident": run.incident_id,
         "trigger": trigger,
         "autonomy": playbook.autonomy,
+        "approval_expires_seconds": playbook.approval_expires,
         "evidence": list(playbook.evidence),
         "ladder": [rung_plan(parts, playbook, run, rung) for rung in playbook.ladder],
     }
@@ -67,6 +71,7 @@ def plan(parts: Parts, playbook: Playbook, target: str, incident: Incident | Non
 def rung_plan(parts: Parts, playbook: Playbook, run: Run, rung: Rung) -> Shape:
     """One rung of `plan`."""
     answer = decision(parts, playbook, run, rung)
+    alone = decision(parts, playbook, replace(run, trigger="alert"), rung)
     when = fill(rung.when, run.labels)
     return {
         "rung": rung.rung,
@@ -77,8 +82,14 @@ def rung_plan(parts: Parts, playbook: Playbook, run: Run, rung: Rung) -> Shape:
         "steps": steps(parts, run, rung),
         "verify": {**verification(rung), "expr": fill(rung.verify.expr, run.labels)},
         "holds": parts.verifier.healthy(run, playbook, rung),
-        "guards": {"allowed": answer.allowed, "denials": [denial(d) for d in answer.denials]},
+        "autonomy": rung.autonomy or playbook.autonomy,
+        "guards": _answer(answer),
+        "by_itself": _answer(alone),
     }
+
+
+def _answer(answer: Decision) -> Shape:
+    return {"allowed": answer.allowed, "denials": [denial(d) for d in answer.denials]}
 
 
 def steps(parts: Parts, run: Run, rung: Rung) -> list[Shape]:

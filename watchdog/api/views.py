@@ -186,6 +186,7 @@ def running(parts: Parts, run: Run, of: Incident | None) -> Shape:
         "doing": doing,
         "waits_for": [denial(d) for d in waiting.denials] if waiting else [],
         "until": moment(waiting.until) if waiting else None,
+        "approval": approval(run),
     }
 
 
@@ -280,6 +281,7 @@ def playbook(parts: Parts, name: str) -> Shape:
         "answers": [", ".join(str(matcher) for matcher in matchers) for matchers in found.answers],
         "targets": list(found.targets),
         "autonomy": found.autonomy,
+        "approval_expires_seconds": found.approval_expires,
         "mitigates": found.mitigates,
         "at_bay": found.at_bay,
         "budget": [window(one) for one in budget],
@@ -302,6 +304,7 @@ def _rung(rung: Rung) -> Shape:
         "description": rung.description,
         "when": rung.when,
         "attempts": rung.attempts,
+        "autonomy": rung.autonomy,
         "steps": [step.model_dump(mode="json") for step in rung.steps],
         "verify": verification(rung),
     }

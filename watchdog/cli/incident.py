@@ -15,6 +15,8 @@ Shape = dict[str, Any]
 
 EVIDENCE_LINES = 6
 """Lines of a piece of evidence that are shown without --full."""
+_TOLD_AT_THE_END = frozenset({"service_log"})
+"""Of a log the last lines tell most."""
 _LOUD = {"escalated": "red", "failed": "red", "person_needed": "red", "rung_failed": "yellow", "refused": "yellow"}
 _CALM = {"verified": "green", "rung_verified": "green", "resolved": "green", "evidence": "dim", "notice": "dim"}
 
@@ -109,6 +111,12 @@ def _header(shape: Shape) -> list[list[str]]:
     ]
     if shape["run"] is not None:
         rows.append(["now", doing(shape)])
+    if shape["escalated_at"]:
+        rows.append(["page", f"a person was called {text.ago(shape['escalated_at'], shape['now'])} ago"])
+    elif shape["paged"]:
+        rows.append(["page", "a person was asked for what only a person can do"])
+    if shape["hands_off"]:
+        rows.append(["left", f"to people by {shape['hands_off']}: nothing begins by itself"])
     if shape["acknowledged_at"]:
         rows.append(["seen", f"by {shape['acknowledged_by']}, {text.ago(shape['acknowledged_at'], shape['now'])} ago"])
     return rows
@@ -129,13 +137,16 @@ def _entry(entry: Shape, size: int, full: bool) -> Iterator[str]:
         room = max(30, text.width() - start - 2)
         if len(lines) == 1:
             lines = text.folded(lines[0], room)
-        shown = lines if full else lines[:EVIDENCE_LINES]
+        at_the_end = entry["data"].get("name") in _TOLD_AT_THE_END
+        shown = lines if full else lines[-EVIDENCE_LINES:] if at_the_end else lines[:EVIDENCE_LINES]
+        hidden = text.count(len(lines) - len(shown), "more line")
+        if len(lines) > len(shown) and at_the_end:
+            yield " " * start + text.paint(f"┌ {hidden} before: --full shows all", "dim")
         for line in shown:
             cut = line if full or len(line) <= room else line[: room - 1] + "…"
             yield " " * start + text.paint("│ " + cut, "dim")
-        if len(lines) > len(shown):
-            more = f"└ {text.count(len(lines) - len(shown), 'more line')}: --full shows all"
-            yield " " * start + text.paint(more, "dim")
+        if len(lines) > len(shown) and not at_the_end:
+            yield " " * start + text.paint(f"└ {hidden}: --full shows all", "dim")
 
 
 def _offset(seconds: float) -> str:

@@ -63,13 +63,13 @@ def _end(options: argparse.Namespace) -> int:
     return 0
 
 
-def lines(windows: list[Shape], now: Shape) -> list[str]:
+def lines(windows: list[Shape], now: Shape, indent: int = 0) -> list[str]:
     """Each window in a line."""
     rows = [
         [w["id"], f"ends {text.until(w['until'], now)}", f"{', '.join(w['targets'])}, by {w['by']}{_why(w)}"]
         for w in windows
     ]
-    return text.columns(rows, wrap_last=True)
+    return text.columns(rows, indent, wrap_last=True)
 
 
 def _until(window: Shape, now: Shape) -> str:

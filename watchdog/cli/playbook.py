@@ -82,6 +82,8 @@ def _described(shape: Shape) -> Iterator[str]:
         yield f"  {index}. {text.heading(rung['rung'])}{times}  {rung['description']}".rstrip()
         if rung["when"]:
             yield from _labelled("when", rung["when"])
+        if rung["autonomy"]:
+            yield from _labelled("asks", "a person before it acts")
         for step in rung["steps"]:
             kind = step["kind"]
             rest = ", ".join(f"{k} {v}" for k, v in step.items() if k != "kind" and v not in (None, False, ""))
@@ -161,6 +163,15 @@ def _check(options: argparse.Namespace) -> int:
     return 2 if problems else 0
 
 
+def _answered(label: str, answer: Shape, now: Shape) -> Iterator[str]:
+    """What the guards say: to the person who asks, or (`alone`) to the same rung begun by an alert."""
+    if answer["allowed"]:
+        yield from _labelled(label, "allow it now")
+    for denial in answer["denials"]:
+        end = text.until(denial["until"], now)
+        yield from _labelled(label, f"refuse: {denial['text']}" + (f" (ends {end})" if end else ""))
+
+
 def _cancel(options: argparse.Namespace) -> int:
     shape = control_of(options).post(f"/v1/runs/{options.run}/cancel")
     if options.json:
@@ -189,9 +200,10 @@ def planned(shape: Shape) -> Iterator[str]:
         if not rung["steps"]:
             yield from _labelled("do", "nothing: give it time to recover by itself")
         yield from _labelled("verify", _verification(rung["verify"]) + (" (holds already)" if rung["holds"] else ""))
-        if rung["guards"]["allowed"]:
-            yield from _labelled("guards", "allow it now")
-        for denial in rung["guards"]["denials"]:
-            end = text.until(denial["until"], shape["now"])
-            yield from _labelled("guards", f"refuse: {denial['text']}" + (f" (ends {end})" if end else ""))
+        yield from _answered("guards", rung["guards"], shape["now"])
+        if rung["by_itself"] != rung["guards"]:
+            yield from _answered("alone", rung["by_itself"], shape["now"])
+        if rung["autonomy"] == "approve":
+            wait = text.span(shape["approval_expires_seconds"])
+            yield from _labelled("alone", f"it asks a person first, and takes no answer within {wait} for a no")
     yield "  after the last rung that does not verify, a person is told"

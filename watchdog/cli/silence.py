@@ -64,12 +64,12 @@ def _expire(options: argparse.Namespace) -> int:
     return 0
 
 
-def lines(silences: list[Shape], now: Shape) -> list[str]:
+def lines(silences: list[Shape], now: Shape, indent: int = 0) -> list[str]:
     """Each silence in a line."""
     rows = [
         [s["id"], f"ends {text.until(s['until'], now)}", f"{s['matchers']}, by {s['by']}{_why(s)}"] for s in silences
     ]
-    return text.columns(rows, wrap_last=True)
+    return text.columns(rows, indent, wrap_last=True)
 
 
 def _end(silence: Shape, now: Shape) -> str:

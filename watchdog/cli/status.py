@@ -57,11 +57,9 @@ def lines(shape: Shape) -> Iterator[str]:
         rows = [incident_row(incident) for incident in shape["incidents"]]
         yield from _block("incidents", text.columns(rows, indent=2))
     if shape["maintenance"]:
-        yield from _block(
-            "maintenance", ["  " + line for line in maintenance.lines(shape["maintenance"], shape["now"])]
-        )
+        yield from _block("maintenance", maintenance.lines(shape["maintenance"], shape["now"], indent=2))
     if shape["silences"]:
-        yield from _block("silences", ["  " + line for line in silence.lines(shape["silences"], shape["now"])])
+        yield from _block("silences", silence.lines(shape["silences"], shape["now"], indent=2))
     yield ""
     yield watchers_line(shape)
 

@@ -25,6 +25,8 @@ PIECE_SECONDS = 3.0
 PIECE_CHARACTERS = 16_384
 TOP_PROCESSES = 8
 LOG_LINES = 20
+TOLD_AT_THE_END = frozenset({"service_log"})
+"""Of a log the end tells most, of everything else the beginning."""
 KEPT_RUNS = 4
 """Beside the first run of an incident, so many of its last ones keep the whole of their evidence."""
 
@@ -150,8 +152,7 @@ class Evidence:
         pieces = await asyncio.gather(*(self._piece(name, run) for name in names))
         for name, text in zip(names, pieces, strict=True):
             lines = text.strip().splitlines() or ["nothing"]
-            # Of a log the last line tells most, of everything else the first.
-            telling = lines[-1] if name == "service_log" else lines[0]
+            telling = lines[-1] if name in TOLD_AT_THE_END else lines[0]
             data = {"name": name, "run": run.id, "text": text}
             self._desk.tell(run.incident_id, "evidence", f"{name}: {telling[:160]}", data)
 
@@ -173,7 +174,16 @@ class Evidence:
         except Exception:
             log.exception("evidence %s failed by a bug of ours; the repair goes on without it", name)
             return "could not be taken: a bug of ours, see the log"
-        return text if len(text) <= PIECE_CHARACTERS else text[:PIECE_CHARACTERS] + "\n… cut"
+        return _bounded(name, text)
+
+
+def _bounded(name: str, text: str) -> str:
+    """At most PIECE_CHARACTERS, of the end that tells."""
+    if len(text) <= PIECE_CHARACTERS:
+        return text
+    if name in TOLD_AT_THE_END:
+        return "cut …\n" + text[-PIECE_CHARACTERS:]
+    return text[:PIECE_CHARACTERS] + "\n… cut"
 
 
 def _last_lines(logs: Path, service: str) -> str:

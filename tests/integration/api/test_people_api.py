@@ -149,3 +149,69 @@ async def test_the_kill_switch_is_a_pause_and_resume_takes_it_back(small: SmallD
     assert (await small.post("/v1/resume"))["ended"] == 2
     assert not switch.exists()
     assert (await small.get("/v1/status"))["pauses"] == []
+
+
+async def words(small: SmallDaemon, **asked: object) -> str:
+    (subject,) = (await small.get("/v1/explain", **asked))["subjects"]
+    return " ".join(subject["sentences"])
+
+
+async def test_explain_says_who_is_asked_and_until_when(small: SmallDaemon) -> None:
+    """A run that waits names the way to answer it; a cancelled one, who wants the incident to be left alone."""
+    one = await asked(small)
+    told = await words(small, incident=one["incident"])
+    assert "Its autonomy is approve: it asks a person before it acts." in told
+    assert "Run 1 asks for leave since " in told
+    assert "`proxywatch approve 1` or `proxywatch deny 1`; no answer within 1h counts as no." in told
+    assert "waiting for a person's approval; that ends in " in told
+    await small.post("/v1/runs/1/cancel")
+    await small.get("/v1/runs/1", wait=20)
+    assert "cancelled its repair: until it is over, only a person begins another one." in await words(
+        small, incident=one["incident"]
+    )
+
+
+async def test_explain_says_that_a_person_was_called(small: SmallDaemon) -> None:
+    """After a no the incident is a person's, and it says since when and why."""
+    one = await asked(small)
+    await small.post("/v1/runs/1/deny")
+    await small.get("/v1/runs/1", wait=20)
+    told = await words(small, incident=one["incident"])
+    assert "It was given to a person " in told
+    assert "denied it." in told
+
+
+async def test_explain_names_silence_maintenance_and_pause_with_their_ends(small: SmallDaemon) -> None:
+    """What keeps people from hearing and the agent from acting is named, each with the time that it has left."""
+    await small.post("/v1/silences", {"matchers": "alertname=WorkerHung", "duration": 600, "comment": "known"})
+    await small.post("/v1/maintenance", {"targets": ["worker:*"], "duration": 1200, "comment": "new disk"})
+    await small.post("/v1/pause", {"reason": "no", "duration": 1800})
+    small.hang()
+    told = await words(small, target=WORKER)
+    assert "Nobody is told of it for 10m more: silence " in told
+    assert "(known)" in told
+    assert f"{WORKER} is left to people for " in told
+    assert "(new disk)" in told
+    (paused,) = (await small.get("/v1/explain"))["paused"]
+    assert paused.split(": ", 1)[1].startswith("no (ends in ")
+
+
+async def test_explain_names_what_explains_a_suppressed_incident(small: SmallDaemon) -> None:
+    """While its service is being repaired a cache's incident only waits, and says for what."""
+    await asks_first(small)
+    small.hang()
+    small.measured("strange_ratio", 2)
+    small.parts.desk.suppress(2, "service:llm-proxy explains it (incident 1); nothing is done here while that lasts")
+    assert "and is suppressed: service:llm-proxy explains it (incident 1)" in await words(small, incident=2)
+
+
+async def test_a_dry_run_tells_what_the_rung_would_do_by_itself(small: SmallDaemon) -> None:
+    """The guards allow it to a person; begun by an alert it would ask first, and the plan says so."""
+    await asks_first(small)
+    plan = await small.post("/v1/playbooks/restore-worker/run", {"target": WORKER, "dry_run": True})
+    mark = plan["ladder"][1]
+    assert (mark["autonomy"], mark["guards"]) == ("approve", {"allowed": True, "denials": []})
+    assert [denial["reason"] for denial in mark["by_itself"]["denials"]] == ["approval"]
+    observed = await small.post("/v1/playbooks/provider-failover/run", {"target": "provider:x", "dry_run": True})
+    assert [denial["reason"] for denial in observed["ladder"][0]["by_itself"]["denials"]][:1] == ["observe_only"]
+    assert small.parts.runs.unended() == []

@@ -169,6 +169,27 @@ async def test_a_start_is_complete_when_the_service_answers(make: MakeChild, tmp
     assert (await service.status()).state == "running"
 
 
+async def test_a_stranger_on_its_port_is_no_answer(make: MakeChild, tmp_path: Path) -> None:
+    """Where somebody else answers at the ready_url, a start whose process ends over the taken port fails."""
+    serve = (
+        "import http.server as h, sys; s = h.HTTPServer(('127.0.0.1', int(sys.argv[1])), h.SimpleHTTPRequestHandler);"
+    )
+    said = f"open({str(tmp_path / 'port')!r}, 'w').write(str(s.server_port));"
+    stranger = subprocess.Popen((sys.executable, "-c", f"{serve}{said} s.serve_forever()", "0"))
+    try:
+        async with asyncio.timeout(20):
+            while not (tmp_path / "port").exists() or not (tmp_path / "port").read_text():
+                await asyncio.sleep(0.01)
+        port = (tmp_path / "port").read_text()
+        ours = make(sys.executable, "-c", f"{serve} s.serve_forever()", port, ready_url=f"http://127.0.0.1:{port}/")
+        with pytest.raises(ServiceError, match="ended during its start: exit status 1") as caught:
+            await ours.start()
+        assert "Address already in use" in caught.value.log_lines[-1]
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
 async def test_a_service_outlives_its_starter_and_is_adopted(make: MakeChild, context: ServiceContext) -> None:
     """After SIGKILL of the process that started it, it still runs, and another one can watch and stop it."""
     starter = subprocess.Popen(

@@ -52,6 +52,8 @@ def incident(**over: Any) -> dict[str, Any]:
         "opened_at": THEN,
         "acted_at": None,
         "escalated_at": None,
+        "paged": False,
+        "hands_off": "",
         "resolved_at": None,
         "acknowledged_at": None,
         "acknowledged_by": "",
@@ -115,6 +117,14 @@ def overview(workers: int = 2, incidents: int = 1) -> dict[str, Any]:
         "error_ratio": 1.0,
         "latency_seconds": 0.25,
     }
+    quiet = {
+        "id": "0a1b2c3d",
+        "since": THEN,
+        "until": NOW,
+        "by": "alice (uid 1000)",
+        "comment": "a new disk is put in, and then the machine is moved to another rack " * 2,
+        "covers": [3],
+    }
     return {
         "now": NOW,
         "version": "0.1.0",
@@ -126,6 +136,21 @@ def overview(workers: int = 2, incidents: int = 1) -> dict[str, Any]:
         "verdict": {"state": "critical", "text": "critical alert: " + "Worker 0 hangs " * 10},
         "config": {"file": "config/proxywatch.yaml", "reload_error": ""},
         "pauses": [{"reason": "maintenance", "by": "alice (uid 1000)", "since": THEN, "until": None}],
+        "storm": {"text": "5 of 6 targets fell ill together: " + "worker:llm-proxy/0, " * 6, "until": NOW},
+        "approvals": [
+            {
+                "run": 12,
+                "playbook": "restore-worker",
+                "target": "worker:llm-proxy/0",
+                "incident": 3,
+                "rung": "recycle",
+                "does": ["recycle worker 0 of llm-proxy with a word or two about it " * 3],
+                "asked_at": THEN,
+                "until": NOW,
+            }
+        ],
+        "maintenance": [{**quiet, "targets": ["service:llm-proxy", "worker:*"]}],
+        "silences": [{**quiet, "matchers": 'alertname="WorkerHung", severity=~"warning|info"'}],
         "services": [service],
         "providers": [provider],
         "system": {
@@ -258,6 +283,25 @@ def test_a_story_folds_evidence_and_unfolds_it_in_full() -> None:
     assert "frame 6" not in "\n".join(folded)
     assert any("24 more lines" in line for line in folded)
     assert "frame 29" in "\n".join(story(shape, full=True))
+
+
+def test_a_story_shows_the_end_of_a_log() -> None:
+    """Of a log the last lines are shown, and above them how many there are before."""
+    evidence = {"name": "service_log", "text": "\n".join(f"line {n}" for n in range(30))}
+    line = {"at": THEN, "offset_seconds": 0.8, "kind": "evidence", "text": "service_log: …", "data": evidence}
+    told = "\n".join(story(incident(now=NOW, annotations={}, timeline=[line])))
+    assert "line 23" not in told
+    assert told.index("24 more lines before") < told.index("line 24") < told.index("line 29")
+
+
+def test_a_story_says_who_was_called_and_who_keeps_hands_off() -> None:
+    """Pages and a cancelled repair stand above the timeline."""
+    shape = incident(now=NOW, annotations={}, timeline=[], escalated_at=THEN, hands_off="ann")
+    told = "\n".join(story(shape))
+    assert "a person was called 1m 40s ago" in told
+    assert "to people by ann" in told
+    paged = "\n".join(story(incident(now=NOW, annotations={}, timeline=[], paged=True)))
+    assert "a person was asked" in paged
 
 
 def test_doing_falls_back_from_run_to_reason_to_title() -> None:

@@ -43,6 +43,9 @@ from watchdog.system.tail import tail
 TOKEN_VARIABLE = "PROXYWATCH_START"  # noqa: S105 - the name of a variable, no secret
 _LIVED_SECONDS = 1.0
 _READY_RETRY_SECONDS = 0.1
+_DOUBTED_SECONDS = 3.0
+"""Where somebody else has its port already, our process has to live this long: most find that out and end at once."""
+_DOUBT_TIMEOUT_SECONDS = 1.0
 _LOG_LINES = 15
 
 
@@ -124,6 +127,7 @@ class ChildService:
                 self._file.write(replace(record, wanted=True))
             return
         self._exit_code()
+        doubted = await self._answers()
         token = secrets.token_hex(8)
         self._started = None
         self._starting = True
@@ -139,7 +143,7 @@ class ChildService:
             self._file.write(_completed(record, identity))
             if identity is None:
                 raise self._died()
-            await self._until_started(identity)
+            await self._until_started(identity, doubted)
         finally:
             self._starting = False
 
@@ -161,9 +165,11 @@ class ChildService:
             where = error.filename or settings.argv[0]
             raise ServiceError(f"{self.name}: cannot be started: {where}: {error.strerror}", permanent=True) from None
 
-    async def _until_started(self, identity: ProcessIdentity) -> None:
+    async def _until_started(self, identity: ProcessIdentity, doubted: bool) -> None:
+        """`doubted`: something answered before it was there, so that an answer alone says nothing about it."""
         ended = asyncio.create_task(wait_exit(identity))
-        ready = asyncio.create_task(self._ready())
+        lived = min(_DOUBTED_SECONDS, self._settings.start_timeout / 2) if doubted else 0.0
+        ready = asyncio.create_task(self._ready(lived))
         try:
             await asyncio.wait(
                 (ended, ready), timeout=self._settings.start_timeout, return_when=asyncio.FIRST_COMPLETED
@@ -182,11 +188,20 @@ class ChildService:
                 task.cancel()
             await asyncio.gather(ended, ready, return_exceptions=True)
 
-    async def _ready(self) -> None:
+    async def _answers(self) -> bool:
+        """Whether somebody answers at `ready_url`; asked while nobody of ours should."""
+        url = self._settings.ready_url
+        try:
+            return url is not None and (await self._http.get(url, timeout=_DOUBT_TIMEOUT_SECONDS)).status_code < 500
+        except HttpError:
+            return False
+
+    async def _ready(self, least_seconds: float) -> None:
         url = self._settings.ready_url
         if url is None:
             await asyncio.sleep(_LIVED_SECONDS)
             return
+        await asyncio.sleep(least_seconds)
         while True:
             try:
                 if (await self._http.get(url, timeout=2.0)).status_code < 500:
