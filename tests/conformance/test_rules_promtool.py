@@ -136,7 +136,7 @@ def test_shipped_rules_are_valid_for_both(file: Path, promtool: str) -> None:
     assert load_rules(file)
 
 
-LOOKING_BACK = {"WorkerUnstable", "ServiceRestartsOften", "UnitRestartsOften"}
+LOOKING_BACK = {"WorkerUnstable", "ServiceRestartsOften", "UnitRestartsOften", "MemoryStalls"}
 
 
 def test_every_shipped_alert_helps_at_night() -> None:
