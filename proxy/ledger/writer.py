@@ -51,6 +51,8 @@ class _Batch:
 
     journal: Journal | None
     rows: list[Row] = field(default_factory=list)
+    journaled: int = 0
+    """How many of them stand in the journal: the first ones, until it is full."""
 
 
 class Ledger:
@@ -106,8 +108,8 @@ class Ledger:
             line = packed(row)
         batch = self._batch
         batch.rows.append(row)
-        if batch.journal is not None:
-            batch.journal.append(line)
+        if batch.journal is not None and batch.journal.append(line):
+            batch.journaled += 1
         if len(batch.rows) == self._settings.batch_rows:
             self._wake.set()
 
@@ -142,6 +144,7 @@ class Ledger:
         await self._on_disk(self._spool.seal)
         self._show()
         for batch in self._held:
+            self._lose(len(batch.rows) - batch.journaled, "no_room")
             if batch.journal is not None:
                 batch.journal.close(keep=True)
         for journal in self._spare:
@@ -165,7 +168,9 @@ class Ledger:
     async def _turn(self, now: float) -> None:
         busy = self._delivery is not None and not self._delivery.done()
         behind = busy and len(self._batch.rows) >= _BEHIND * self._settings.batch_rows
-        if self._batch.rows and (not busy or behind or self._down is not None):
+        # While neither database nor spool takes anything, one journal is filled after the other, for there are few.
+        stuck = self._down is not None and self._held and self._batch.journaled == len(self._batch.rows)
+        if self._batch.rows and not stuck and (not busy or behind or self._down is not None):
             self._held.append(self._batch)
             self._batch = _Batch(self._journal())
         if now >= self._look_at:

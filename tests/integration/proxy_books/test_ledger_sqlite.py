@@ -201,6 +201,28 @@ async def test_without_a_spool_rows_wait_in_memory(place: Place) -> None:
     await place.until(lambda: len(place.ids()) == 100)
 
 
+async def test_a_worker_that_ends_while_nothing_takes_rows_loses_none(place: Place) -> None:
+    """Many turns without database and spool leave all rows in the journals, for whoever starts next."""
+    place.spool.parent.mkdir(parents=True)
+    ledger = await place.open()
+    ledger.record(values(0))
+    await place.until(place.ids)
+    place.spool.write_text("this is no directory")
+    other = sqlite3.connect(place.file, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    for number in range(1, 41):
+        ledger.record(values(number))
+        await asyncio.sleep(0.025)
+    await place.until(lambda: ledger.health()["status"] == "degraded")
+    await ledger.close()
+    assert not place.counted("ledger_rows_lost_total")
+    other.execute("ROLLBACK")
+    other.close()
+    place.spool.unlink()
+    await place.open()
+    await place.until(lambda: len(place.ids()) == 41)
+
+
 async def test_a_row_that_is_refused_costs_itself_alone(place: Place) -> None:
     """A row that the database never takes is counted and left out; those around it are written."""
     ledger = await place.open()
