@@ -27,6 +27,7 @@ actions.discover(watchdog.actions)
 SHORTEST: dict[str, dict[str, Any]] = {
     "command": {"argv": ["true"]},
     "evict_cache": {"expired": True},
+    "remove_files": {"directories": ["/no-such/place"], "patterns": ["*.tmp"], "min_age": "1d"},
 }
 """The keys without which a kind cannot be; every other kind needs none."""
 
@@ -41,10 +42,13 @@ SURVEYS: dict[str, dict[str, Any]] = {
     "open_circuit": {"circuit": "closed", "forced": False},
     "evict_cache": {"entries": 1, "evictions": 0, "expired": 0, "flushes": 0},
     "flush_cache": {"entries": 1, "evictions": 0, "expired": 0, "flushes": 0},
+    "remove_files": {"files": [["/no-such/place", "a.tmp", 7, 512, 0]], "troubles": []},
 }
 """What an intent of before the crash may hold; kinds that survey nothing need none."""
 
 KINDS = sorted(actions.kinds)
+OF_THE_HOST = {"command", "remove_files"}
+"""Kinds that touch what their settings name, whichever service the target is."""
 
 
 class Unreachable:
@@ -184,7 +188,7 @@ async def test_looking_at_nothing_never_claims_an_effect(tmp_path: Path, kind: s
     assert "\n" not in sighting.note
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"command"}))
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - OF_THE_HOST))
 async def test_an_unknown_service_is_never_guessed(tmp_path: Path, kind: str) -> None:
     """A target of a service that is not configured is refused before anything is touched, with what is missing."""
     target = TARGETS.get(kind, "service:web")
@@ -207,6 +211,18 @@ async def test_an_unknown_service_is_never_guessed(tmp_path: Path, kind: str) ->
         ("command", {"argv": []}),
         ("command", {"argv": "rm -rf /"}),
         ("recycle_worker", {"mode": "gently"}),
+        ("remove_files", {"directories": [], "patterns": ["*.tmp"], "min_age": "1d"}),
+        ("remove_files", {"directories": ["/var/tmp"], "patterns": [], "min_age": "1d"}),
+        ("remove_files", {"directories": ["/var/tmp"], "patterns": ["*.tmp"]}),
+        ("remove_files", {"directories": ["/var/tmp"], "patterns": ["*.tmp"], "min_age": "0s"}),
+        ("remove_files", {"directories": ["/"], "patterns": ["*.tmp"], "min_age": "1d"}),
+        ("remove_files", {"directories": ["/var"], "patterns": ["*.tmp"], "min_age": "1d"}),
+        ("remove_files", {"directories": ["var/tmp"], "patterns": ["*.tmp"], "min_age": "1d"}),
+        ("remove_files", {"directories": ["/var/tmp/../lib"], "patterns": ["*.tmp"], "min_age": "1d"}),
+        ("remove_files", {"directories": ["/etc/ssl"], "patterns": ["*.pem"], "min_age": "1d"}),
+        ("remove_files", {"directories": ["//etc/ssl"], "patterns": ["*.pem"], "min_age": "1d"}),
+        ("remove_files", {"directories": ["/var/tmp"], "patterns": ["*"], "min_age": "1d"}),
+        ("remove_files", {"directories": ["/var/tmp"], "patterns": ["../*.tmp"], "min_age": "1d"}),
         ("restart_service", {"timeout": 5}),
         ("restart_service", {"on_failure": "pray"}),
     ],
