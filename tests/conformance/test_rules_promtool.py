@@ -136,7 +136,14 @@ def test_shipped_rules_are_valid_for_both(file: Path, promtool: str) -> None:
     assert load_rules(file)
 
 
-LOOKING_BACK = {"WorkerUnstable", "ServiceRestartsOften", "UnitRestartsOften", "MemoryStalls"}
+LOOKING_BACK = {
+    "WorkerUnstable",
+    "ServiceRestartsOften",
+    "UnitRestartsOften",
+    "MemoryStalls",
+    "LogMatch",
+    "LogMatchCritical",
+}
 
 
 def test_every_shipped_alert_helps_at_night() -> None:

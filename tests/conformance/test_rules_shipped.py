@@ -227,6 +227,12 @@ SCENES = {
     ),
     "a plugin warns": ([sample("command_status", 1, command="raid")], 90, {"CommandWarning": ("warning", S)}),
     "a plugin says critical": ([sample("command_status", 2, command="raid")], 90, {"CommandCritical": ("critical", S)}),
+    "a line that matters": (
+        lambda i: [sample("log_matches_total", i // 8, log="app", pattern="oom", severity="critical"),
+                   sample("log_matches_total", i // 8, log="app", pattern="slow", severity="warning"),
+                   sample("log_matches_total", i // 8, log="web", pattern="request")],
+        130, {"LogMatchCritical": ("critical", ""), "LogMatch": ("warning", "")},
+    ),
     "a file is gone": (
         [sample("file_exists", 0, path="/x"), sample("file_wanted", 1, path="/x"), sample("file_exists", 0, path="/y"),
          sample("file_wanted", 0, path="/y"), sample("file_exists", 0, path="/z")], 90, {"FileMissing": ("warning", X)},

@@ -76,6 +76,9 @@ def live_settings(kind: str, endpoint: ProxyEndpoint, tmp_path: Path) -> dict[st
             return {"name": "localhost"}
         case "http":
             return {"url": f"{endpoint.url}/health/live"}
+        case "log":
+            (tmp_path / "log").touch()
+            return {"path": str(tmp_path / "log"), "patterns": {"error": "ERROR"}}
         case "process":
             (tmp_path / "me.pid").write_text(str(os.getpid()))
             return {"pidfile": str(tmp_path / "me.pid")}
@@ -131,6 +134,8 @@ def dead_settings(kind: str, tmp_path: Path) -> dict[str, Any]:
             return {"url": "http://127.0.0.1:9/"}
         case "ntp":
             return {"server": "127.0.0.1:9"}
+        case "log":
+            return {"path": str(tmp_path / "none"), "patterns": {"error": "ERROR"}}
         case "process":
             return {"pidfile": str(tmp_path / "none.pid")}
         case "pressure":
