@@ -27,6 +27,7 @@ actions.discover(watchdog.actions)
 SHORTEST: dict[str, dict[str, Any]] = {
     "command": {"argv": ["true"]},
     "evict_cache": {"expired": True},
+    "provider_key": {"key": "spare", "state": "retired"},
     "remove_files": {"directories": ["/no-such/place"], "patterns": ["*.tmp"], "min_age": "1d"},
 }
 """The keys without which a kind cannot be; every other kind needs none."""
@@ -34,6 +35,7 @@ SHORTEST: dict[str, dict[str, Any]] = {
 TARGETS = {
     "recycle_worker": "worker:web/0",
     "open_circuit": "provider:openai",
+    "provider_key": "provider:openai",
 }
 SURVEYS: dict[str, dict[str, Any]] = {
     "recycle_worker": {"slot": 0, "pid": 4711},
@@ -42,6 +44,7 @@ SURVEYS: dict[str, dict[str, Any]] = {
     "open_circuit": {"circuit": "closed", "forced": False},
     "evict_cache": {"entries": 1, "evictions": 0, "expired": 0, "flushes": 0},
     "flush_cache": {"entries": 1, "evictions": 0, "expired": 0, "flushes": 0},
+    "provider_key": {"state": "active", "others": 1},
     "remove_files": {"files": [["/no-such/place", "a.tmp", 7, 512, 0]], "troubles": []},
 }
 """What an intent of before the crash may hold; kinds that survey nothing need none."""
@@ -211,6 +214,9 @@ async def test_an_unknown_service_is_never_guessed(tmp_path: Path, kind: str) ->
         ("command", {"argv": []}),
         ("command", {"argv": "rm -rf /"}),
         ("recycle_worker", {"mode": "gently"}),
+        ("provider_key", {"state": "retired"}),
+        ("provider_key", {"key": "a", "state": "dead"}),
+        ("provider_key", {"key": "a", "state": "active", "grace": "1m"}),
         ("remove_files", {"directories": [], "patterns": ["*.tmp"], "min_age": "1d"}),
         ("remove_files", {"directories": ["/var/tmp"], "patterns": [], "min_age": "1d"}),
         ("remove_files", {"directories": ["/var/tmp"], "patterns": ["*.tmp"]}),

@@ -280,6 +280,13 @@ class ProxyApi:
         body: dict[str, object] = {"state": state, "seconds": seconds, "reason": reason}
         return await self._administer("POST", f"/api/providers/{quote(provider, safe='')}/circuit", body, timeout)
 
+    async def set_provider_key(
+        self, provider: str, key: str, state: Literal["active", "retired"], grace_seconds: float, timeout: float = 5.0
+    ) -> dict[str, Any]:
+        """Retires one key of a provider after a grace, or takes it back."""
+        path = f"/api/providers/{quote(provider, safe='')}/keys/{quote(key, safe='')}"
+        return await self._administer("POST", path, {"state": state, "grace_seconds": grace_seconds}, timeout)
+
     # --- how --------------------------------------------------------------------------------------------------------
 
     @property
