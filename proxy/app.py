@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from proxy import faults, metrics
 from proxy.auth import Doorman
-from proxy.books import Books
+from proxy.books import Books, milliseconds
 from proxy.clock import Clock
 from proxy.connection import Bounds
 from proxy.eager import in_task
@@ -146,7 +146,10 @@ class App:
             self._check_room()
             if caller is not None:
                 exchange.limits = self._limits.keys.admit(caller.id)
-        body = b"" if method in ("GET", "HEAD") or route.piecewise else await exchange.body()
+        if method in ("GET", "HEAD") or route.piecewise:
+            body = b""
+        else:
+            body = exchange.whole_body() if exchange.arrived else await exchange.body()
         if not route.immediate:
             await in_task()
         request = exchange.request = Request(
@@ -168,14 +171,9 @@ class App:
         """The header lines of an answer."""
         if self.draining:
             exchange.keep_alive = False
-        milliseconds = (self._clock.monotonic() - exchange.began) * 1000
-        return b"%b%b%bx-request-id: %b\r\nx-response-time: %.1f\r\n" % (
-            header_lines(headers),
-            exchange.limits,
-            self._common,
-            exchange.id.encode(),
-            milliseconds,
-        )
+        tenths = int((self._clock.monotonic() - exchange.began) * 1e4 + 0.5)
+        named = f"x-request-id: {exchange.id}\r\nx-response-time: {tenths // 10}.{tenths % 10}\r\n".encode()
+        return b"".join((header_lines(headers), exchange.limits, self._common, named))
 
     async def _stream(self, exchange: Exchange, status: int, fields: bytes, chunks: AsyncIterator[bytes]) -> None:
         exchange.start_stream(status, fields)
@@ -231,17 +229,17 @@ class App:
         caller = exchange.caller.id if exchange.caller else None
         account = exchange.request.account if exchange.request else None
         self._limits.streams.leave(account)
-        told = self.books.settle(account, exchange.id, caller or "", status, seconds) if account is not None else {}
+        told = None if account is None else self.books.settle(account, exchange.id, caller or "", status, seconds)
         if self._logs_requests:
-            self._log.write(
-                "info",
-                "request",
-                request_id=exchange.id,
-                method=method,
-                path=exchange.path[:200],
-                status=status,
-                response_time_ms=round(seconds * 1000, 3),
-                caller=caller,
-                source=exchange.peer,
-                **told,
-            )
+            fields: dict[str, str | int | float | None] = {
+                "request_id": exchange.id,
+                "method": method,
+                "path": exchange.path[:200],
+                "status": status,
+                "response_time_ms": milliseconds(seconds),
+                "caller": caller,
+                "source": exchange.peer,
+            }
+            if told is not None:
+                fields |= told
+            self._log.tell("info", "request", fields)

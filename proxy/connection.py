@@ -153,7 +153,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; those after a body in chunks are nobody's business."""
         if self._in_head:
-            key = name.decode("latin-1").lower()
+            key = _NAMES.get(name) or _name(name)
             text = value.decode("latin-1")
             headers = self._headers
             headers[key] = f"{headers[key]}, {text}" if key in headers else text
@@ -361,9 +361,19 @@ class Connection(asyncio.Protocol):
         return 0.0 if unread[0] else self._loop.time() - self._since
 
 
+_NAMES: dict[bytes, str] = {}
+_MOST_NAMES, _LONGEST_NAME = 512, 64
 _FRAMING = ("content-length", "transfer-encoding")
 _NO_PARSER = httptools.HttpRequestParser(None)
 """In place of the parser of a closed connection, which would keep it alive."""
+
+
+def _name(written: bytes) -> str:
+    """A header's name in lower case. Clients write them in few ways, which are remembered."""
+    name = written.decode("latin-1").lower()
+    if len(_NAMES) < _MOST_NAMES and len(written) <= _LONGEST_NAME:
+        _NAMES[written] = name
+    return name
 
 
 def _target(url: bytes) -> tuple[str, str]:

@@ -241,6 +241,10 @@ class Exchange:
         """The whole body. ApiError when it is too large, too late, or no HTTP."""
         if not self.arrived and self.fault is None:
             await self._more()
+        return self.whole_body()
+
+    def whole_body(self) -> bytes:
+        """`body`, when the whole request has come. ApiError when it was too large, or no HTTP."""
         if self.fault is not None:
             raise self.fault
         parts, self._parts = self._parts, None
@@ -286,7 +290,7 @@ class Exchange:
             transport.write(b"%b%b%b" % (begin, fields, end))
             return
         shown = b"" if self.method == "HEAD" else body
-        transport.write(b"%b%bcontent-length: %d\r\n%b%b" % (begin, fields, len(body), end, shown))
+        transport.write(b"".join((begin, fields, b"content-length: %d\r\n" % len(body), end, shown)))
 
     def start_stream(self, status: int, fields: bytes) -> None:
         """Begins an answer whose length is unknown. Its head is sent along with the first chunk."""
@@ -341,7 +345,7 @@ class Exchange:
 
 def header_lines(headers: Headers) -> bytes:
     """The lines of these headers. ValueError if a line break in one of them would make more lines."""
-    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+    lines = b"".join([part for name, value in headers for part in (name, b": ", value, b"\r\n")])
     if not lines.count(b"\n") == lines.count(b"\r") == len(headers):
         raise ValueError("a header holds a line break")
     return lines

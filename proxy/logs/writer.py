@@ -20,6 +20,7 @@ SECURITY = "proxy.security"
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _SHOWN = {level: level.upper() for level in _LEVELS}
 _WARNING = _LEVELS["warning"]
+_FRACTIONS = tuple(f".{millisecond:03d}Z" for millisecond in range(1001))
 _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -46,6 +47,10 @@ class LogWriter:
 
     def write(self, level: str, message: str, **fields: Any) -> None:
         """One line. Urgent from `warning` up."""
+        self.tell(level, message, fields)
+
+    def tell(self, level: str, message: str, fields: dict[str, Any]) -> None:
+        """`write`, for who has the fields at hand."""
         rank = _LEVELS[level]
         if rank >= self._threshold:
             self._main.write(self._line(level, message, fields), urgent=rank >= _WARNING)
@@ -98,7 +103,7 @@ class LogWriter:
         if second != self._second:
             self._second = second
             self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{self._second_text}.{int((now - second) * 1000):03d}Z"
+        return self._second_text + _FRACTIONS[int((now - second) * 1000)]
 
 
 class _Bridge(logging.Handler):
