@@ -46,6 +46,7 @@ from watchdog.store.runs import Runs
 from watchdog.system.http import HttpClient
 from watchdog.system.proxy_api import ProxyApi
 from watchdog.system.services import ServiceContext, ServiceController, ServiceSettings, services
+from watchdog.triggers import Triggers
 
 log = logging.getLogger("proxywatch")
 
@@ -101,7 +102,9 @@ class Daemon:
         self.runner.playbooks = files.playbooks
         self.pipeline = Pipeline(self.series, self.engine, self.clock, self.bell, self._take)
         self.schedule = Schedule(self.clock)
-        self.rounds = Rounds(self.pipeline, self.schedule, self.clock, self.http, self.services)
+        self.triggers = Triggers(schedule=self.schedule, runner=self.runner, desk=self.desk, runs=self.runs)
+        self.triggers.replace(files.playbooks)
+        self.rounds = Rounds(self.pipeline, self.schedule, self.clock, self.http, self.services, self.facts)
         self.parts = Parts(
             loaded=files.loaded,
             clock=self.clock,
@@ -118,6 +121,7 @@ class Daemon:
             outbox=self.outbox,
             schedule=self.schedule,
             bell=self.bell,
+            triggers=self.triggers,
             services=self.services,
             proxies=self.proxies,
             reload=self.reload,
@@ -192,6 +196,7 @@ class Daemon:
         await self._start_services(added, with_services=False)
         self.guards.limits = config.guards.limits()
         self.runner.playbooks = files.playbooks
+        self.triggers.replace(files.playbooks)
         self.dispatcher.config = files.routes
         self.sender.receivers = notifiers
         self.dispatcher.wake()

@@ -46,6 +46,7 @@ class Schedule:
         self._scheduler.add_listener(self._overran, EVENT_JOB_MAX_INSTANCES | EVENT_JOB_MISSED)
         self._late: dict[str, float] = {}
         self._overruns: dict[str, int] = {}
+        self._recurring: set[str] = set()
         self._wall_ahead = clock.wall() - clock.now()
         self.advanced_at = clock.now()
         """When a job last ran: the proof of life that systemd's watchdog is fed from."""
@@ -82,6 +83,20 @@ class Schedule:
             next_run_time=first + timedelta(seconds=0.0 if at_once else pace.interval),
         )
 
+    def recur(self, name: str, work: Work, *, cron: str = "", interval: float = 0.0) -> None:
+        """Adds or replaces a job that runs at times rather than at a pace: by a cron expression in local time, or each
+        `interval` seconds from now on. When the clock is set it is planned anew, not run at once."""
+        from apscheduler.triggers.cron import CronTrigger
+        from apscheduler.triggers.interval import IntervalTrigger
+
+        async def run() -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await work()
+
+        trigger = CronTrigger.from_crontab(cron) if cron else IntervalTrigger(seconds=interval)
+        self._scheduler.add_job(run, trigger, id=name, replace_existing=True)
+        self._recurring.add(name)
+
     def follow_clock(self) -> None:
         """To be called every few seconds: if the machine's clock was set meanwhile, every job runs now and then at its
         pace again. APScheduler plans by that clock, and would otherwise run nothing for as long as it was set back."""
@@ -92,7 +107,8 @@ class Schedule:
         self._wall_ahead = ahead
         now = datetime.fromtimestamp(self._clock.wall(), tz=self._scheduler.timezone)
         for job in self._scheduler.get_jobs():
-            job.modify(next_run_time=now)
+            recurs = job.id in self._recurring
+            job.modify(next_run_time=job.trigger.get_next_fire_time(None, now) if recurs else now)
 
     def remove(self, name: str) -> None:
         """Takes a job away; KeyError if there is none."""
@@ -103,6 +119,7 @@ class Schedule:
         except JobLookupError as error:
             raise KeyError(name) from error
         self._late.pop(name, None)
+        self._recurring.discard(name)
 
     def samples(self) -> list[Sample]:
         """Lateness of each job's last run, and how many slots were skipped because the one before still ran."""

@@ -21,6 +21,7 @@ from watchdog.store.outbox import Outbox
 from watchdog.store.runs import Runs
 from watchdog.system.proxy_api import ProxyApi
 from watchdog.system.services import ServiceController
+from watchdog.triggers import Triggers
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ class Parts:
     outbox: Outbox
     schedule: Schedule
     bell: Bell
+    triggers: Triggers
     services: Mapping[str, ServiceController]
     proxies: Mapping[str, ProxyApi]
     reload: Callable[[], Awaitable[str]]

@@ -279,6 +279,7 @@ def playbook(parts: Parts, name: str) -> Shape:
         "name": found.name,
         "description": found.description,
         "answers": [", ".join(str(matcher) for matcher in matchers) for matchers in found.answers],
+        "triggers": [trigger.model_dump(mode="json", exclude_none=True) for trigger in found.triggers],
         "targets": list(found.targets),
         "autonomy": found.autonomy,
         "approval_expires_seconds": found.approval_expires,

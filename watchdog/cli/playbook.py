@@ -70,6 +70,7 @@ def _described(shape: Shape) -> Iterator[str]:
     yield f"{text.heading(shape['name'])}  {shape['description']}"
     budget = ", ".join(f"{w['allowed']} in {text.span(w['window_seconds'])}" for w in shape["budget"])
     rows = [["answers", answer] for answer in shape["answers"]]
+    rows += [["begins", _trigger(trigger)] for trigger in shape["triggers"]]
     rows += [
         ["targets", ", ".join(shape["targets"])],
         ["autonomy", shape["autonomy"] + (", mitigates a fault that is not ours to end" if shape["mitigates"] else "")],
@@ -93,6 +94,14 @@ def _described(shape: Shape) -> Iterator[str]:
         yield from _labelled("verify", _verification(rung["verify"]))
     for need in shape["needs_person"]:
         yield from _labelled("person", need["text"])
+
+
+def _trigger(trigger: Shape) -> str:
+    on = f"on {', '.join(trigger['targets'])}"
+    if trigger["kind"] == "webhook":
+        return f"by POST /hooks/{trigger['name']} {on}"
+    when = f"at {trigger['cron']} (cron, local time)" if trigger["cron"] else f"every {text.span(trigger['every'])}"
+    return f"{when} {on}"
 
 
 def _verification(verify: Shape) -> str:

@@ -13,11 +13,12 @@ import watchdog.actions
 from watchdog.actions import ActionSettings, actions
 from watchdog.core.permission import Window
 from watchdog.core.routing import Matcher, parse_matchers
-from watchdog.core.targets import KINDS
+from watchdog.core.targets import KINDS, parse_target
 from watchdog.errors import ConfigError, QueryError, TemplateError
 from watchdog.metrics.promql import parse
 from watchdog.metrics.templates import Template, parse_template
 from watchdog.playbooks.evidence import COLLECTORS
+from watchdog.playbooks.triggers import Trigger, WebhookTrigger
 from watchdog.registry import Duration, DurationText, Settings
 from watchdog.units import parse_duration
 from watchdog.yamlfile import load, validate_as
@@ -94,8 +95,10 @@ class Playbook(Settings):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     description: str = ""
-    answers: tuple[Matchers, ...] = Field(min_length=1)
+    answers: tuple[Matchers, ...] = ()
     """Any of these, each in Alertmanager's matcher syntax; within one all its matchers must match."""
+    triggers: tuple[Trigger, ...] = ()
+    """What else begins it; guards hold for it as for an alert."""
     targets: tuple[str, ...] = Field(min_length=1)
     """Kinds of target that it knows how to repair."""
     autonomy: Literal["observe", "dry_run", "approve", "auto"] = "auto"
@@ -115,6 +118,11 @@ class Playbook(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Playbook:
+        if not self.answers and not self.triggers:
+            raise ValueError("it needs `answers` or `triggers`, or nothing would ever begin it")
+        for trigger in self.triggers:
+            if any(parse_target(target).kind not in self.targets for target in trigger.targets):
+                raise ValueError(f"a trigger names {', '.join(trigger.targets)}; it repairs: {', '.join(self.targets)}")
         names = [rung.rung for rung in self.ladder]
         if len(set(names)) != len(names):
             raise ValueError(f"two rungs have the same name: {', '.join(names)}")
@@ -157,6 +165,12 @@ def load_playbooks(files: Iterable[Path]) -> dict[str, Playbook]:
         if playbook.name in found:
             line = document.line(("name",))
             raise ConfigError(f"playbook {playbook.name!r} is defined twice", file=str(file), line=line, key="name")
+        for index, name in _webhooks(playbook):
+            if any(name == other for known in found.values() for _, other in _webhooks(known)):
+                line = document.line(("triggers", index, "name"))
+                raise ConfigError(
+                    f"another playbook has a webhook {name!r}", file=str(file), line=line, key=f"triggers.{index}.name"
+                )
         for path, expression in _expressions(playbook):
             try:
                 check_expression(expression)
@@ -165,6 +179,10 @@ def load_playbooks(files: Iterable[Path]) -> dict[str, Playbook]:
                 raise ConfigError(str(error), file=str(file), line=document.line(path), key=where) from None
         found[playbook.name] = playbook
     return found
+
+
+def _webhooks(playbook: Playbook) -> list[tuple[int, str]]:
+    return [(i, trigger.name) for i, trigger in enumerate(playbook.triggers) if isinstance(trigger, WebhookTrigger)]
 
 
 def _expressions(playbook: Playbook) -> Iterable[tuple[tuple[str | int, ...], str]]:

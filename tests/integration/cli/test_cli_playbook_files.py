@@ -51,7 +51,6 @@ def test_shipped_playbooks_fit_the_schema(file: Path) -> None:
         {"wait_at_most": "5 minutes"},
         {"budget": {"1h": "three"}},
         {"autonomy": "sometimes"},
-        {"answers": []},
         {"ladder": [{"rung": "one", "steps": [{"kind": "comand"}]}]},
         {"ladder": [{"rung": "one", "steps": [{"kind": "command"}]}]},
     ],

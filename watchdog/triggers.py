@@ -1,0 +1,79 @@
+"""Begins playbooks by time and at the word of other programs; the guards decide over them as over any other run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from watchdog.core.incidents import TRANSITIONS, IncidentEvent
+from watchdog.errors import ActionError, StoreError
+from watchdog.playbooks.desk import Desk
+from watchdog.playbooks.runner import Runner
+from watchdog.playbooks.schema import Playbook
+from watchdog.playbooks.triggers import ScheduleTrigger, WebhookTrigger
+from watchdog.schedule import Schedule, Work
+from watchdog.store.runs import Run, Runs
+
+log = logging.getLogger("proxywatch.playbook")
+
+
+class Triggers:
+    """The jobs of all playbooks in force."""
+
+    def __init__(self, *, schedule: Schedule, runner: Runner, desk: Desk, runs: Runs) -> None:
+        self._schedule = schedule
+        self._runner = runner
+        self._desk = desk
+        self._runs = runs
+        self._jobs: dict[str, ScheduleTrigger] = {}
+
+    def replace(self, playbooks: Mapping[str, Playbook]) -> None:
+        """Takes over the schedules of these playbooks; one that has not changed keeps its time."""
+        wanted = {
+            f"playbook:{playbook.name}:{index}": (playbook.name, trigger)
+            for playbook in playbooks.values()
+            for index, trigger in enumerate(playbook.triggers)
+            if isinstance(trigger, ScheduleTrigger)
+        }
+        for job in [job for job, known in self._jobs.items() if job not in wanted or wanted[job][1] != known]:
+            self._schedule.remove(job)
+            del self._jobs[job]
+        for job, (name, trigger) in wanted.items():
+            if job not in self._jobs:
+                self._schedule.recur(job, self._work(name, trigger), cron=trigger.cron, interval=trigger.every or 0.0)
+                self._jobs[job] = trigger
+
+    def webhook(self, name: str) -> tuple[Playbook, WebhookTrigger] | None:
+        """The playbook that a webhook of this name begins."""
+        for playbook in self._runner.playbooks.values():
+            for trigger in playbook.triggers:
+                if isinstance(trigger, WebhookTrigger) and trigger.name == name:
+                    return playbook, trigger
+        return None
+
+    def fire(self, playbook: Playbook, target: str, by: str) -> Run:
+        """Begins a run for the target, and for its incident if there is one. Raises ActionError where a run of it is
+        under way already, or a person wants it to be left alone."""
+        for run in self._runs.unended():
+            if (run.playbook, run.target) == (playbook.name, target):
+                raise ActionError(f"run {run.id} of {playbook.name} is already under way on {target}")
+        incident = next((i for i in self._desk.unresolved if i.key == target), None)
+        if incident is not None and incident.hands_off:
+            raise ActionError(f"incident {incident.id} is left to people by {incident.hands_off}")
+        if incident is not None and (incident.state, IncidentEvent.RUN_STARTED) not in TRANSITIONS:
+            raise ActionError(f"incident {incident.id} is {incident.state}: no run can begin")
+        return self._runner.begin(incident, playbook, target, trigger=by)
+
+    def _work(self, name: str, trigger: ScheduleTrigger) -> Work:
+        async def work() -> None:
+            playbook = self._runner.playbooks.get(name)
+            for target in trigger.targets if playbook is not None else ():
+                assert playbook is not None
+                try:
+                    self.fire(playbook, target, "schedule")
+                except ActionError as error:
+                    self._desk.record("skipped", f"{name} was due by its schedule: {error}")
+                except StoreError as error:
+                    log.critical("%s is due on %s and cannot begin: %s", name, target, error)
+
+        return work
