@@ -46,11 +46,17 @@ class Surroundings:
         self._look = look
         self._check: SelfCheck | None = None
         self._storm_told: float = 0.0
+        self._known_switch: Pause | None = None
 
     def pauses(self, now: float) -> tuple[Pause, ...]:
         """Every reason why nothing may act. StoreError when that cannot be read."""
-        thrown = read_kill_switch(self._kill_switch)
+        thrown = self._thrown(now)
         return (*self._facts.pauses(now), *([thrown] if thrown else []))
+
+    def _thrown(self, now: float) -> Pause | None:
+        """The kill switch, unless it has run out by itself."""
+        thrown = read_kill_switch(self._kill_switch)
+        return None if thrown is None or (thrown.until is not None and thrown.until <= now) else thrown
 
     def maintenance(self, now: float) -> tuple[Maintenance, ...]:
         """Windows that have not ended."""
@@ -81,8 +87,10 @@ class Surroundings:
         }
 
     async def watch(self, limits: StormLimits) -> Storm | None:
-        """To be called every few seconds: in a storm it takes a look at itself, and says so once a storm."""
+        """To be called every few seconds: in a storm it takes a look at itself, and says so once a storm. It also says
+        when the kill switch was thrown or taken back, for nobody asks the agent to do that."""
         now = self._clock.now()
+        self._watch_kill_switch(now)
         raging = self.storm(limits, now)
         if raging is None or (self._check is not None and now - self._check.at < CHECK_AGAIN_SECONDS):
             return raging
@@ -97,6 +105,14 @@ class Surroundings:
                 self._desk.tell(incident.id, "storm", text)
         self._storm_told = now
         return raging
+
+    def _watch_kill_switch(self, now: float) -> None:
+        thrown = self._thrown(now)
+        if thrown is not None and self._known_switch is None:
+            self._desk.record("paused", f"by the kill switch of {thrown.by}: {thrown.reason}")
+        elif thrown is None and self._known_switch is not None:
+            self._desk.record("resumed", "the kill switch is no longer thrown")
+        self._known_switch = thrown
 
 
 def read_kill_switch(file: Path) -> Pause | None:

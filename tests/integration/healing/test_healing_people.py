@@ -173,6 +173,22 @@ def test_a_thrown_switch_says_who_and_until_when(tmp_path: Path, make_world: Mak
     assert world.surroundings.pauses(6.0) == (pause,)
 
 
+async def test_the_kill_switch_is_recorded_and_runs_out(tmp_path: Path, make_world: MakeWorld) -> None:
+    """Nobody tells the agent of the file, so it says itself when it appears and when it no longer holds."""
+    world = make_world(one(tmp_path))
+    now = world.clock.now()
+    throw_kill_switch(tmp_path / "pause", Pause("moving", "ann", now, now + 0.2))
+    for _time in range(2):
+        await world.surroundings.watch(LIMITS.storm)
+    await until(lambda: world.surroundings.pauses(world.clock.now()) == ())
+    await world.surroundings.watch(LIMITS.storm)
+    told = [(line.kind, line.text) for line in world.desk.history.since(now)]
+    assert told == [
+        ("paused", "by the kill switch of ann: moving"),
+        ("resumed", "the kill switch is no longer thrown"),
+    ]
+
+
 async def test_under_maintenance_nothing_acts(tmp_path: Path, make_world: MakeWorld) -> None:
     """A window over the target refuses, and its early end lets the run go on."""
     world = make_world(one(tmp_path))
