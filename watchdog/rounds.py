@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from watchdog.clock import Clock
 from watchdog.core.model import Sample, labels_of
 from watchdog.pipeline import Pipeline
-from watchdog.probes import Closer, Probe, ProbeContext, ProbeResult, ProbeSettings, Watcher, probes, run_once
+from watchdog.probes import Closer, Memory, Probe, ProbeContext, ProbeResult, ProbeSettings, Watcher, probes, run_once
 from watchdog.schedule import Pace, Schedule
 from watchdog.settings import Config
 from watchdog.system.http import HttpClient
@@ -40,12 +40,14 @@ class Rounds:
         clock: Clock,
         http: HttpClient,
         services: Mapping[str, ServiceController],
+        memory: Memory | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._schedule = schedule
         self._clock = clock
         self._http = http
         self._services = services
+        self._memory = memory
         self._entries: dict[str, _Entry] = {}
         self._measured: dict[str, asyncio.Event] = {}
 
@@ -97,7 +99,7 @@ class Rounds:
 
     def _add(self, name: str, settings: ProbeSettings, config: Config) -> None:
         proxies = {n: s.proxy for n, s in config.services.items() if s.proxy is not None}
-        context = ProbeContext(name, self._clock, self._http, self._services, proxies)
+        context = ProbeContext(name, self._clock, self._http, self._services, proxies, self._memory)
         probe = probes.implementation(settings.kind)(settings, context)
         watcher = None
         if isinstance(probe, Watcher):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -34,15 +34,29 @@ class ProbeSettings(Settings):
     """The service that it looks at; adds the label `service`."""
 
 
+class Memory(Protocol):
+    """What outlives the agent: JSON-able values by name. Both raise StoreError."""
+
+    def get(self, name: str) -> Any:
+        """The value, or None."""
+        ...
+
+    def put(self, name: str, value: object) -> None:
+        """Replaces the value."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ProbeContext:
-    """What a probe is built with, besides its settings. `proxies` is by service name."""
+    """What a probe is built with, besides its settings. `proxies` is by service name; `memory` is None for a probe
+    that is run by itself, without a daemon."""
 
     name: str
     clock: Clock
     http: HttpClient
     services: Mapping[str, ServiceController]
     proxies: Mapping[str, ProxyEndpoint]
+    memory: Memory | None = None
 
     def proxy_api(self, service: str | None) -> ProxyApi:
         """The llm-proxy of the probe's service. Raises ProbeError (permanent) if there is none."""
