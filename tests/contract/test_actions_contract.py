@@ -35,6 +35,7 @@ SHORTEST: dict[str, dict[str, Any]] = {
 TARGETS = {
     "recycle_worker": "worker:web/0",
     "open_circuit": "provider:openai",
+    "profile_worker": "worker:web/0",
     "provider_key": "provider:openai",
 }
 SURVEYS: dict[str, dict[str, Any]] = {
@@ -214,6 +215,8 @@ async def test_an_unknown_service_is_never_guessed(tmp_path: Path, kind: str) ->
         ("command", {"argv": []}),
         ("command", {"argv": "rm -rf /"}),
         ("recycle_worker", {"mode": "gently"}),
+        ("profile_worker", {"duration": "1m"}),
+        ("profile_worker", {"frequency": 0}),
         ("provider_key", {"state": "retired"}),
         ("provider_key", {"key": "a", "state": "dead"}),
         ("provider_key", {"key": "a", "state": "active", "grace": "1m"}),
