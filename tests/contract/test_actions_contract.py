@@ -29,6 +29,7 @@ SHORTEST: dict[str, dict[str, Any]] = {
     "evict_cache": {"expired": True},
     "provider_key": {"key": "spare", "state": "retired"},
     "remove_files": {"directories": ["/no-such/place"], "patterns": ["*.tmp"], "min_age": "1d"},
+    "rotate_logs": {"directories": ["/no-such/place"], "patterns": ["*.log.1"], "min_age": "1d"},
 }
 """The keys without which a kind cannot be; every other kind needs none."""
 
@@ -47,11 +48,12 @@ SURVEYS: dict[str, dict[str, Any]] = {
     "flush_cache": {"entries": 1, "evictions": 0, "expired": 0, "flushes": 0},
     "provider_key": {"state": "active", "others": 1},
     "remove_files": {"files": [["/no-such/place", "a.tmp", 7, 512, 0]], "troubles": []},
+    "rotate_logs": {"files": [["/no-such/place", "a.log.1", 7, 512, 0]], "troubles": []},
 }
 """What an intent of before the crash may hold; kinds that survey nothing need none."""
 
 KINDS = sorted(actions.kinds)
-OF_THE_HOST = {"command", "remove_files"}
+OF_THE_HOST = {"command", "remove_files", "rotate_logs"}
 """Kinds that touch what their settings name, whichever service the target is."""
 
 
