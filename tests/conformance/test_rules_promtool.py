@@ -143,6 +143,10 @@ LOOKING_BACK = {
     "MemoryStalls",
     "LogMatch",
     "LogMatchCritical",
+    "JournalUnitFailed",
+    "JournalCoredump",
+    "JournalMatch",
+    "JournalMatchCritical",
 }
 
 

@@ -74,8 +74,12 @@ def live_settings(kind: str, endpoint: ProxyEndpoint, tmp_path: Path) -> dict[st
             return {"path": str(tmp_path / "content"), "checksum": True}
         case "dns":
             return {"name": "localhost"}
+        case "heartbeat":
+            return {"period": "1d"}
         case "http":
             return {"url": f"{endpoint.url}/health/live"}
+        case "journal":
+            return {"journalctl": ["true"]}
         case "log":
             (tmp_path / "log").touch()
             return {"path": str(tmp_path / "log"), "patterns": {"error": "ERROR"}}
@@ -130,10 +134,14 @@ def dead_settings(kind: str, tmp_path: Path) -> dict[str, Any]:
             return {"path": str(tmp_path), "checksum": True}
         case "dns":
             return {"name": "none.invalid", "server": "127.0.0.1:9"}
+        case "heartbeat":
+            return {"period": "1d"}
         case "http":
             return {"url": "http://127.0.0.1:9/"}
         case "ntp":
             return {"server": "127.0.0.1:9"}
+        case "journal":
+            return {"journalctl": [str(tmp_path / "none")]}
         case "log":
             return {"path": str(tmp_path / "none"), "patterns": {"error": "ERROR"}}
         case "process":
