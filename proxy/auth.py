@@ -158,11 +158,11 @@ class Doorman:
 
     def _anonymous_caller(self, visit: Visit, needs: Role) -> Caller | None:
         headers = visit.headers
-        if self._anonymous == "none" or not is_loopback(visit.peer) or is_forwarded(headers):
+        if self._anonymous == "none" or not is_loopback(visit.peer) or is_forwarded(headers) or is_of_a_page(headers):
             return None
         if needs == "user":
             return _ANYBODY
-        if self._anonymous == "owner" and not is_of_a_page(headers) and _owner_of(visit) == os.geteuid():
+        if self._anonymous == "owner" and _owner_of(visit) == os.geteuid():
             return _OWNER
         return None
 

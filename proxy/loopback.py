@@ -6,6 +6,7 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 _FORWARDING = frozenset(("x-forwarded-for", "forwarded", "x-real-ip", "x-forwarded-host", "x-forwarded-proto", "via"))
@@ -76,6 +77,7 @@ def _written(endpoint: Endpoint, version: int) -> str | None:
     return "".join(f"{socket.ntohl(word):08X}" for word in words) + f":{endpoint[1]:04X}"
 
 
+@lru_cache(maxsize=64)
 def _is_local_name(host: str) -> bool:
     """Whether a Host header names loopback, with or without a port."""
     name = host.rpartition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]

@@ -42,7 +42,8 @@ class Key(Section):
 
 class Auth(Section):
     """Who may call without a key from this machine: nobody, anybody (as `user`), or (`owner`) anybody as `user` and the
-    proxy's own system user, who could read the admin key's file anyway, as `admin`."""
+    proxy's own system user, who could read the admin key's file anyway, as `admin`. Never who was forwarded, who comes
+    from a page in a browser, or whose request names a host that is not loopback."""
 
     anonymous_loopback: Literal["none", "user", "owner"] = "none"
     keys: tuple[Key, ...] = ()

@@ -219,19 +219,21 @@ LOCAL = {"host": "localhost:8000"}
     ("anonymous", "peer", "headers", "welcome"),
     [
         ("user", "127.0.0.1", LOCAL, True),
-        ("user", "::1", {}, True),
-        ("user", "::ffff:127.0.0.1", {}, True),
+        ("user", "::1", LOCAL, True),
+        ("user", "::ffff:127.0.0.1", LOCAL, True),
         ("owner", "127.0.0.1", LOCAL, True),
         ("none", "127.0.0.1", LOCAL, False),
         ("user", "10.0.0.1", LOCAL, False),
         ("user", None, LOCAL, False),
-        ("user", "127.0.0.1", {"x-forwarded-for": "1.2.3.4"}, False),
-        ("user", "127.0.0.1", {"via": "1.1 edge"}, False),
+        ("user", "127.0.0.1", LOCAL | {"x-forwarded-for": "1.2.3.4"}, False),
+        ("user", "127.0.0.1", LOCAL | {"via": "1.1 edge"}, False),
+        ("user", "127.0.0.1", LOCAL | {"origin": "https://evil.example"}, False),
+        ("owner", "127.0.0.1", {"host": "rebound.example:8000"}, False),
     ],
-    ids=["v4", "v6", "mapped", "owner-too", "none", "elsewhere", "unknown", "forwarded", "via"],
+    ids=["v4", "v6", "mapped", "owner-too", "none", "elsewhere", "unknown", "forwarded", "via", "page", "rebound"],
 )
 def test_anonymous_callers(make: Any, anonymous: str, peer: str | None, headers: dict[str, str], welcome: bool) -> None:
-    """Without a key callers of this machine are users if the settings say so, and no proxy stands between."""
+    """Without a key callers of this machine are users if the settings say so, but no proxy between and no web page."""
     gate = make(anonymous_loopback=anonymous)
     if welcome:
         assert gate.caller(headers=headers, peer=peer) == Caller("anonymous", "user")

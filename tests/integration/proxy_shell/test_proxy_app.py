@@ -341,7 +341,7 @@ async def test_a_draining_or_useless_worker_is_not_ready(built: Built) -> None:
 async def test_a_client_that_goes_away_ends_its_stream_at_once(built: Built) -> None:
     """When the connection is closed, the stream's source is closed and the request counted as lost."""
     reader, writer = await asyncio.open_connection("127.0.0.1", built.ports["127.0.0.1"])
-    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nstream")
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 6\r\n\r\nstream")
     async with asyncio.timeout(10):
         await reader.readuntil(b"data: 1\n\n\r\n")
         assert not built.gateway.closed.is_set()
