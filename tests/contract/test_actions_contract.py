@@ -30,6 +30,7 @@ SHORTEST: dict[str, dict[str, Any]] = {
     "provider_key": {"key": "spare", "state": "retired"},
     "remove_files": {"directories": ["/no-such/place"], "patterns": ["*.tmp"], "min_age": "1d"},
     "rotate_logs": {"directories": ["/no-such/place"], "patterns": ["*.log.1"], "min_age": "1d"},
+    "vacuum_journal": {"keep_time": "7d", "journalctl": ["/no-such/journalctl"]},
 }
 """The keys without which a kind cannot be; every other kind needs none."""
 
@@ -49,11 +50,12 @@ SURVEYS: dict[str, dict[str, Any]] = {
     "provider_key": {"state": "active", "others": 1},
     "remove_files": {"files": [["/no-such/place", "a.tmp", 7, 512, 0]], "troubles": []},
     "rotate_logs": {"files": [["/no-such/place", "a.log.1", 7, 512, 0]], "troubles": []},
+    "vacuum_journal": {"bytes": 1024},
 }
 """What an intent of before the crash may hold; kinds that survey nothing need none."""
 
 KINDS = sorted(actions.kinds)
-OF_THE_HOST = {"command", "remove_files", "rotate_logs"}
+OF_THE_HOST = {"command", "remove_files", "rotate_logs", "vacuum_journal"}
 """Kinds that touch what their settings name, whichever service the target is."""
 
 
@@ -234,6 +236,9 @@ async def test_an_unknown_service_is_never_guessed(tmp_path: Path, kind: str) ->
         ("remove_files", {"directories": ["//etc/ssl"], "patterns": ["*.pem"], "min_age": "1d"}),
         ("remove_files", {"directories": ["/var/tmp"], "patterns": ["*"], "min_age": "1d"}),
         ("remove_files", {"directories": ["/var/tmp"], "patterns": ["../*.tmp"], "min_age": "1d"}),
+        ("vacuum_journal", {}),
+        ("vacuum_journal", {"keep_size": "1KiB"}),
+        ("vacuum_journal", {"keep_time": "1s"}),
         ("restart_service", {"timeout": 5}),
         ("restart_service", {"on_failure": "pray"}),
     ],
