@@ -25,6 +25,7 @@ from watchdog.system.services import ServiceController, ServiceError, ServiceSta
 actions.discover(watchdog.actions)
 
 SHORTEST: dict[str, dict[str, Any]] = {
+    "block_source": {"address": "192.0.2.1", "nft": ["/no-such/nft"]},
     "command": {"argv": ["true"]},
     "evict_cache": {"expired": True},
     "provider_key": {"key": "spare", "state": "retired"},
@@ -47,6 +48,7 @@ SURVEYS: dict[str, dict[str, Any]] = {
     "open_circuit": {"circuit": "closed", "forced": False},
     "evict_cache": {"entries": 1, "evictions": 0, "expired": 0, "flushes": 0},
     "flush_cache": {"entries": 1, "evictions": 0, "expired": 0, "flushes": 0},
+    "block_source": {"address": "192.0.2.1", "blocked": False},
     "provider_key": {"state": "active", "others": 1},
     "remove_files": {"files": [["/no-such/place", "a.tmp", 7, 512, 0]], "troubles": []},
     "rotate_logs": {"files": [["/no-such/place", "a.log.1", 7, 512, 0]], "troubles": []},
@@ -55,7 +57,7 @@ SURVEYS: dict[str, dict[str, Any]] = {
 """What an intent of before the crash may hold; kinds that survey nothing need none."""
 
 KINDS = sorted(actions.kinds)
-OF_THE_HOST = {"command", "remove_files", "rotate_logs", "vacuum_journal"}
+OF_THE_HOST = {"block_source", "command", "remove_files", "rotate_logs", "vacuum_journal"}
 """Kinds that touch what their settings name, whichever service the target is."""
 
 
@@ -239,6 +241,10 @@ async def test_an_unknown_service_is_never_guessed(tmp_path: Path, kind: str) ->
         ("vacuum_journal", {}),
         ("vacuum_journal", {"keep_size": "1KiB"}),
         ("vacuum_journal", {"keep_time": "1s"}),
+        ("block_source", {"address": "example.org"}),
+        ("block_source", {"address": "192.0.2.0/24"}),
+        ("block_source", {"address": "192.0.2.1", "duration": "0s"}),
+        ("block_source", {"address": "192.0.2.1", "allow": ["192.0.2.1/24"]}),
         ("restart_service", {"timeout": 5}),
         ("restart_service", {"on_failure": "pray"}),
     ],
