@@ -79,7 +79,7 @@ class App:
         self._doorman = Doorman(settings.auth, measured, clock)
         self._requests = measured.counter("http_requests_total", "Requests answered.", ("method", "route", "status"))
         self._durations = measured.histogram(LATENCY, "Until the last byte.", LATENCY_BUCKETS, ("route",))
-        self._in_flight = measured.gauge("http_requests_in_flight", "Requests being answered.")
+        self._in_flight = measured.gauge("http_requests_in_flight", "Requests being answered.").at()
         self._lines_lost = measured.counter("log_lines_lost_total", "Lines of the logs that could not be written.")
         self._lines_told = 0
         self._lost = measured.counter("http_clients_gone_total", "Requests whose client went away early.", ("route",))
@@ -228,8 +228,11 @@ class App:
         tally.durations.observe(seconds)
         caller = exchange.caller.id if exchange.caller else None
         account = exchange.request.account if exchange.request else None
-        self._limits.streams.leave(account)
-        told = None if account is None else self.books.settle(account, exchange.id, caller or "", status, seconds)
+        told = None
+        if account is not None:
+            if account.stream:
+                self._limits.streams.leave(account)
+            told = self.books.settle(account, exchange.id, caller or "", status, seconds)
         if self._logs_requests:
             fields: dict[str, str | int | float | None] = {
                 "request_id": exchange.id,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from proxy.call import Account
+from proxy.call import Account, Operation
 from proxy.clock import Clock
 from proxy.ledger.engine import sink_of
 from proxy.ledger.writer import Ledger
@@ -16,6 +16,8 @@ from proxy.metrics import Metrics
 from proxy.settings import Settings
 from proxy.telemetry import Telemetry
 
+_OPERATIONS = {operation: operation.value for operation in Operation}
+"""Plain text, of which a database need not be told that it is some."""
 _TEXT_LIMIT = 200
 """Of what others name: models in requests and answers."""
 
@@ -65,7 +67,7 @@ class Books:
                     int((self._clock.wall() - seconds) * 1e6) / 1e6,
                     request_id,
                     caller,
-                    account.operation.value,
+                    _OPERATIONS[account.operation],
                     _short(account.model_asked),
                     account.provider,
                     account.model and _short(account.model),

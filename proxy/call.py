@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 
 class Operation(StrEnum):
@@ -20,8 +20,7 @@ class Operation(StrEnum):
     """`POST /v1/messages`, Anthropic's contract; `chat` in OpenTelemetry's terms."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One request as the caller sent it. `fields` is `body` parsed, and must not be changed."""
 
     operation: Operation
@@ -56,8 +55,7 @@ class Call:
         return isinstance(options, dict) and options.get("include_usage") is True
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens of one answer as its provider counted them. `input` includes `cached`."""
 
     input: int = 0

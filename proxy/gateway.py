@@ -233,15 +233,18 @@ def _parse(
         raise ApiError(400, "The body must be a JSON object.", code="invalid_type", retryable=False)
     model, stream = fields.get("model"), fields.get("stream")
     subject, kinds, what = _SUBJECTS[operation]
-    for param, right, expected in (
-        ("model", isinstance(model, str) and bool(model), "a model's name"),
-        (subject, isinstance(fields.get(subject), kinds), what),
-        ("stream", stream is None or isinstance(stream, bool), "a boolean"),
-    ):
-        if not right:
-            raise ApiError(400, f"'{param}' must be {expected}.", code="invalid_type", param=param, retryable=False)
-    passed = tuple((name, headers[name]) for name in _PASSED[operation] if name in headers)
-    return Call(operation, body, fields, str(model), stream is True, request_id, caller, passed, now)
+    if not isinstance(model, str) or not model:
+        raise _unfit("model", "a model's name")
+    if not isinstance(fields.get(subject), kinds):
+        raise _unfit(subject, what)
+    if stream is not None and not isinstance(stream, bool):
+        raise _unfit("stream", "a boolean")
+    passed = tuple([(name, headers[name]) for name in _PASSED[operation] if name in headers])
+    return Call(operation, body, fields, model, stream is True, request_id, caller, passed, now)
+
+
+def _unfit(param: str, expected: str) -> ApiError:
+    return ApiError(400, f"'{param}' must be {expected}.", code="invalid_type", param=param, retryable=False)
 
 
 def _from_cache(hit: Hit, request: Call, plan: Plan, account: Account) -> Reply:

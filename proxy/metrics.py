@@ -139,6 +139,20 @@ class CounterSeries:
         self._cells[self._at] += by
 
 
+class GaugeSeries:
+    """One series of a gauge, found once."""
+
+    __slots__ = ("_at", "_cells")
+
+    def __init__(self, cells: memoryview[float], at: int) -> None:
+        self._cells = cells
+        self._at = at
+
+    def set(self, value: float) -> None:
+        """Replaces the level."""
+        self._cells[self._at] = value
+
+
 class HistogramSeries:
     """One series of a histogram, found once."""
 
@@ -175,6 +189,10 @@ class Gauge(_Metric):
     """A level of this process."""
 
     __slots__ = ()
+
+    def at(self, *label_values: str) -> GaugeSeries:
+        """The series of these label values, for callers that set it often."""
+        return GaugeSeries(self._cells, self._at(label_values))
 
     def set(self, value: float, *label_values: str) -> None:
         """Replaces the level."""

@@ -179,7 +179,7 @@ class Shared:
         """StoreBrokenError if the file has been overwritten or truncated under us, which costs a microsecond to see;
         LMDB would die of it by a signal."""
         try:
-            size = os.fstat(self._data).st_size
+            size = os.lseek(self._data, 0, os.SEEK_END)  # fstat makes an object of all that it tells
         except OSError as error:
             raise StoreBusyError(f"the store is not open: {error}") from error
         first, second = _MAGIC_AT

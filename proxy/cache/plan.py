@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from proxy.cache.flights import Flight, Landing
 from proxy.cache.named import NamedCache
@@ -21,8 +20,7 @@ _MARKS = {outcome: (b"x-cache", outcome.encode()) for outcome in ("hit", "miss",
 _SHORT_BYTES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """An answer in the form that was asked for, whole or as a stream, and its age in seconds."""
 
     body: bytes

@@ -47,7 +47,7 @@ def prefilled(call: Call, sent: Sent, kind: Kind) -> Call:
             fields[name] = max(1, budget - sent.deltas)
     if call.operation is Operation.COMPLETIONS:
         fields["prompt"] = fields["prompt"] + text
-        return replace(call, fields=fields, body=orjson.dumps(fields))
+        return call._replace(fields=fields, body=orjson.dumps(fields))
     messages = list(fields["messages"])
     last = messages[-1] if messages else {}
     if _is_prefill(last):
@@ -59,7 +59,7 @@ def prefilled(call: Call, sent: Sent, kind: Kind) -> Call:
     elif kind == "continue_final_message":
         fields |= {"add_generation_prompt": False, "continue_final_message": True}
     fields["messages"] = messages
-    return replace(call, fields=fields, body=orjson.dumps(fields))
+    return call._replace(fields=fields, body=orjson.dumps(fields))
 
 
 class Agreement:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from proxy.call import Call, Usage
 
@@ -166,8 +166,7 @@ class MalformedError(ValueError):
     """A provider's answer that is none of its dialect."""
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(NamedTuple):
     """A whole good answer, in the caller's dialect."""
 
     body: bytes

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from proxy.call import Account, Call, Operation
 from proxy.clock import Clock
@@ -35,8 +36,7 @@ _NEWS_AGE_SECONDS = 0.05
 """What another worker has learnt of a provider counts so much later at the latest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(NamedTuple):
     """A final answer in the caller's dialect. A body that is a Relay is a stream, which must be closed.
 
     `whole` is a good answer that came whole, though it may go to the caller as a stream; a refusal has none.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from proxy.routing.candidates import Candidate, roomier
 from proxy.routing.order import Standing, arrange
@@ -57,8 +57,7 @@ class World(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """Send the request there; what comes of it is to be sent back, unless it is good."""
 
     candidate: Candidate
