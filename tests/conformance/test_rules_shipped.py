@@ -233,6 +233,28 @@ SCENES = {
                    sample("log_matches_total", i // 8, log="web", pattern="request")],
         130, {"LogMatchCritical": ("critical", ""), "LogMatch": ("warning", "")},
     ),
+    "the journal tells of failed units": (
+        lambda i: [sample("journal_matches_total", i // 8, journal="j", match="unit_failed"),
+                   sample("journal_matches_total", i // 8, journal="j", match="coredump"),
+                   sample("journal_matches_total", i // 8, journal="j", match="logins")],
+        130, {"JournalUnitFailed": ("warning", ""), "JournalCoredump": ("warning", "")},
+    ),
+    "the journal says what matters": (
+        lambda i: [sample("journal_matches_total", i // 8, journal="j", match="raid", severity="critical")],
+        130, {"JournalMatchCritical": ("critical", "")},
+    ),
+    "a job is overdue and failed": (
+        [sample("heartbeat_due_timestamp_seconds", T0 - 1, heartbeat="b"),
+         sample("heartbeat_last_exit_code", 3, heartbeat="b")], 15,
+        {"HeartbeatOverdue": ("critical", "alert:heartbeat-b"), "HeartbeatFailed": ("warning", "alert:heartbeat-b")},
+    ),
+    "a job runs long": (
+        [sample("heartbeat_due_timestamp_seconds", T0 + 900, heartbeat="b"),
+         sample("heartbeat_running_seconds", 70, heartbeat="b"),
+         sample("heartbeat_max_runtime_seconds", 60, heartbeat="b"),
+         sample("heartbeat_last_exit_code", 0, heartbeat="b"), sample("heartbeat_running_seconds", 99, heartbeat="c")],
+        15, {"HeartbeatRunsLong": ("warning", "alert:heartbeat-b")},
+    ),
     "a file is gone": (
         [sample("file_exists", 0, path="/x"), sample("file_wanted", 1, path="/x"), sample("file_exists", 0, path="/y"),
          sample("file_wanted", 0, path="/y"), sample("file_exists", 0, path="/z")], 90, {"FileMissing": ("warning", X)},

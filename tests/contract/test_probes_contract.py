@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import watchdog.probes
 from watchdog.clock import SystemClock
-from watchdog.probes import Probe, ProbeContext, ProbeSettings, probes, run_once
+from watchdog.probes import Memory, Probe, ProbeContext, ProbeSettings, probes, run_once
 from watchdog.system.http import HttpClient
 from watchdog.system.proxy_api import ProxyEndpoint
 
@@ -162,10 +162,19 @@ async def http() -> AsyncIterator[HttpClient]:
     await client.close()
 
 
-def build(kind: str, written: dict[str, Any], http: HttpClient, endpoint: ProxyEndpoint) -> tuple[Probe, ProbeSettings]:
+class Remembered(dict[str, Any]):
+    """A memory that lasts as long as the test."""
+
+    def put(self, name: str, value: object) -> None:
+        self[name] = value
+
+
+def build(
+    kind: str, written: dict[str, Any], http: HttpClient, endpoint: ProxyEndpoint, memory: Memory | None = None
+) -> tuple[Probe, ProbeSettings]:
     settings = probes.kinds[kind].model_validate({"kind": kind, **written})
     assert isinstance(settings, ProbeSettings)
-    context = ProbeContext("mine", SystemClock(), http, {}, {"proxy": endpoint})
+    context = ProbeContext("mine", SystemClock(), http, {}, {"proxy": endpoint}, memory)
     return probes.implementation(kind)(settings, context), settings
 
 
@@ -199,7 +208,7 @@ async def test_a_live_target_gives_good_samples(
     """Samples are finite, named and labelled as Prometheus wants, no series comes twice, and success is 1."""
     with time_server() if kind == "ntp" else contextlib.nullcontext() as server:
         written = live_settings(kind, live, tmp_path) if server is None else {"server": server}
-        probe, settings = build(kind, written, http, live)
+        probe, settings = build(kind, written, http, live, Remembered())
         result = await run_once(probe, settings, "mine", SystemClock())
     assert result.error is None
     assert len(result.samples) > 2

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from watchdog.api import commands, hooks, overview, people, views
+from watchdog.api import commands, heartbeats, hooks, overview, people, views
 from watchdog.api.explain import explain
 from watchdog.api.frames import frames
 from watchdog.api.history import history
@@ -63,6 +63,7 @@ def create_app(parts: Parts) -> Starlette:
             Route("/v1/history", _history),
             Route("/v1/reload", _reload, methods=["POST"]),
             *people.ROUTES,
+            *heartbeats.ROUTES,
             *hooks.ROUTES,
         ],
         exception_handlers={

@@ -17,6 +17,7 @@ from watchdog.cli import (
     decide,
     doctor,
     explain,
+    heartbeat,
     history,
     incident,
     maintenance,
@@ -36,7 +37,7 @@ from watchdog.release import __version__
 
 NOUNS = (
     *(run, status, check, probe, rules, alerts, incident, history, explain),
-    *(playbook, decide, silence, maintenance, query, pause, config, doctor),
+    *(playbook, decide, silence, maintenance, heartbeat, query, pause, config, doctor),
 )
 INTERRUPTED = 130
 
