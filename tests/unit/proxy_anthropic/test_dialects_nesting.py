@@ -15,11 +15,11 @@ DEEP = '{"a":' * 300 + "1" + "}" * 300
 
 
 def test_what_is_deep_enough_to_be_written_again_is_read() -> None:
-    """128 levels are read, and as many brackets as one likes beside each other; a 129th level is not."""
-    assert nesting.loads(b"[" * 128 + b"]" * 128)
+    """200 levels are read, and as many brackets as one likes beside each other; a 201st level is not."""
+    assert nesting.loads(b"[" * 200 + b"]" * 200)
     assert len(nesting.loads(b"[" + b",".join([b'{"a":[]}'] * 1000) + b"]")) == 1000
-    with pytest.raises(ValueError, match="nested deeper than 128 levels"):
-        nesting.loads(b"[" * 129 + b"]" * 129)
+    with pytest.raises(ValueError, match="nested deeper than 200 levels"):
+        nesting.loads(b"[" * 201 + b"]" * 201)
 
 
 def test_arguments_of_a_tool_that_are_too_deep_are_refused() -> None:
