@@ -3,7 +3,7 @@
 `command_status` (0 ok, 1 warning, 2 critical, 3 unknown, as the Monitoring Plugins Development Guidelines have it; any
 other status counts as 3), `command_exit_code`, and of each figure `command_perfdata{label,unit}` in base units (s, B,
 and ratios for %; c is a counter) with `command_perfdata_warning`, `_critical` (both the upper ends of their ranges),
-`_minimum` and `_maximum` where they are given. At most 100 figures; the note is the first line of text.
+`_minimum` and `_maximum` where they are given. At most 100 figures, from 16 KiB; the note is the first line of text.
 Fails when it cannot be started, is killed, is not done in time, or exits with 3 or above: then nothing was measured.
 What it says with 1 or 2 is a measurement, and a rule's business.
 """
@@ -27,9 +27,10 @@ from watchdog.system.command import OUTPUT_LIMIT, run_command
 UNKNOWN = 3
 _MOST_FIGURES = 100
 _MOST_CHARACTERS = 200
+_SEARCHED_CHARACTERS = 16 * 1024
 # Every repeat is bounded, so that no output makes the search slow.
 _FIGURE = re.compile(
-    r"""(?: '((?:[^'\n]|''){1,200})' | ([^\s'=]{1,200}) )
+    r"""(?: '((?:[^'\n]|''){1,100})' | ([^\s'=]{1,100}) )
     = ([-+]?[0-9.]{1,40}(?:[eE][-+]?[0-9]{1,3})?|U) ([A-Za-z%]{0,20}) ((?:;[^\s;]{0,60}){0,4})""",
     re.VERBOSE,
 )
@@ -103,7 +104,7 @@ def parse_output(output: str) -> tuple[str, tuple[Figure, ...]]:
 
 
 def _figures(text: str) -> Iterator[Figure]:
-    for quoted, plain, number, unit, limits in _FIGURE.findall(text):
+    for quoted, plain, number, unit, limits in _FIGURE.findall(text[:_SEARCHED_CHARACTERS]):
         base, factor = _UNITS.get(unit, (unit, 1.0))
         value = _number(number)
         if value is not None:

@@ -106,7 +106,7 @@ def test_no_output_makes_reading_slow(piece: str) -> None:
     """As much as is kept of any output is read in a moment, and gives a hundred figures at most."""
     before = time.process_time()
     note, figures = parse_output("x|" + piece * (64 * 1024 // len(piece)))
-    assert time.process_time() - before < 3
+    assert time.process_time() - before < 1
     assert len(figures) <= 100
     assert note == "x"
 
