@@ -62,7 +62,8 @@ class TcpProbe:
         except DialError as error:
             reason, said = error.fault, str(error)
         except TimeoutError:
-            reason, said = "timeout", f"{settings.address}: connected, but no answer within {limit:g} s"
+            what = "connected, but no answer" if times else "no connection"
+            reason, said = "timeout", f"{settings.address}: {what} within {limit:g} s"
         except OSError as error:
             reason, said = "network", f"{settings.address}: {error.strerror or type(error).__name__}"
         failures = [Sample("probe_tcp_failure", float(one == reason), labels_of(reason=one)) for one in _REASONS]

@@ -211,7 +211,7 @@ def _shown(host: str) -> str:
 def _dial_error(place: str, error: OSError, limit: float) -> DialError:
     match error:
         case TimeoutError() if error.errno is None:
-            return DialError(f"{place}: no answer within {limit:.1f} s", "timeout")
+            return DialError(f"{place}: no answer within {limit:.2g} s", "timeout")
         case TimeoutError():
             return DialError(f"{place}: no answer", "timeout")
         case ConnectionRefusedError():
