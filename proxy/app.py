@@ -65,6 +65,7 @@ class App:
         self.in_flight = 0
         self._limits = limits or Limits(settings, measured, clock)
         self.books = Books(settings, measured, clock, self._limits.charge)
+        gateway.settle = self.books.settle
         self.health = Health(settings, gateway, self.books.health, clock, measured.directory)
         self.bounds = Bounds(
             head_bytes=int(settings.limits.max_header_kb * 1024),

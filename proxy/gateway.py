@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ from proxy.shared import Shared
 
 _TICK_SECONDS = 1.0
 _MAP_HEADROOM_BYTES = 32 * 1024 * 1024
+WARMING = "warming"
+"""The caller that the ledger names for what the caches ask by themselves."""
 _MAY_BE_RESCUED = frozenset((429, *range(500, 600)))
 _JSON = (b"content-type", b"application/json")
 _EVENT_STREAM = (b"content-type", b"text/event-stream")
@@ -70,6 +72,8 @@ class Gateway:
         self._clock = clock
         self._metrics = metrics
         self._ticking: asyncio.Task[None] | None = None
+        self.settle: Callable[[Account, str, str, int, float], object] | None = None
+        """Books a request of our own: account, id, caller, status, seconds. The app sets it."""
 
     async def start(self) -> None:
         """Opens the shared store and the pool. ConfigError if a secret or the state directory cannot be used."""
@@ -158,7 +162,16 @@ class Gateway:
 
     async def _ask_again(self, call: Call) -> Whole | None:
         """A whole answer for the cache, on no caller's behalf."""
-        delivered = await self.providers.deliver(call, Account(call.operation, call.model, stream=False))
+        account, began, status = Account(call.operation, call.model, stream=False), self._clock.monotonic(), 500
+        try:
+            delivered = await self.providers.deliver(call, account)
+            status = delivered.status
+        except ApiError as error:
+            status = error.status
+            raise
+        finally:
+            if self.settle is not None:
+                self.settle(account, call.id, WARMING, status, self._clock.monotonic() - began)
         return delivered.whole
 
     @property

@@ -28,3 +28,19 @@ def test_tokens_and_cost_are_written_down(books_service: Service) -> None:
     assert samples(service, "gen_ai_server_time_per_output_token_seconds_count") == 1
     cost = row["cost_usd"] + found["stream"]["cost_usd"]
     assert samples(service, "llm_proxy_cost_usd_total") == pytest.approx(cost)
+
+
+def test_what_warming_asks_is_written_down(books_service: Service) -> None:
+    """A popular request that the cache asks again by itself costs money, so it has a row too, under its own name."""
+    service = books_service
+    service.settings["cache"] = {"ttl": "2s", "warming": {"enabled": True, "interval": "1s"}}
+    service.start()
+    service.until(lambda: (service.place / "state" / "ledger.sqlite").exists())
+
+    def warmed() -> list[dict[str, object]]:
+        httpx.post(service.url(CHAT), json=asked("popular")).raise_for_status()
+        return [row for row in rows(service).values() if row["caller"] == "warming"]
+
+    row = service.until(warmed, seconds=30)[0]
+    assert (row["status"], row["provider"] is not None) == (200, True)
+    assert row["output_tokens"] > 0
