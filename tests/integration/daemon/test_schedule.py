@@ -39,3 +39,33 @@ async def test_a_clock_that_was_set_back_stops_no_job() -> None:
         schedule.stop()
         # APScheduler ends in the loop's next turn.
         await asyncio.sleep(0)
+
+
+async def test_a_clock_that_was_set_begins_no_job_that_has_its_times() -> None:
+    """What is due at three in the morning does not run at noon because somebody set the clock; a paced job does."""
+    clock = Settable()
+    schedule = Schedule(clock)
+    ran: list[str] = []
+    paced = asyncio.Semaphore(0)
+
+    async def recurring() -> None:
+        ran.append("recurring")
+
+    async def pacing() -> None:
+        ran.append("paced")
+        paced.release()
+
+    schedule.recur("yearly", recurring, cron="0 3 29 2 *")
+    schedule.recur("hourly", recurring, interval=3600.0)
+    schedule.every("job", Pace(3600.0), pacing, at_once=False)
+    schedule.start()
+    try:
+        clock.set_by = -7200.0
+        schedule.follow_clock()
+        clock.set_by = 0.0
+        schedule.follow_clock()
+        await asyncio.wait_for(paced.acquire(), 5)
+        assert ran == ["paced"]
+    finally:
+        schedule.stop()
+        await asyncio.sleep(0)
