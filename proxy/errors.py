@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import orjson
-
 
 class ProxyError(Exception):
     """The root of everything that the proxy raises on purpose."""
@@ -46,6 +44,8 @@ class ApiError(ProxyError):
 
     def body(self) -> bytes:
         """The envelope as JSON."""
+        import orjson  # here, for the master starts the zygote sooner without it
+
         return orjson.dumps(
             {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
         )
