@@ -6,9 +6,9 @@ import asyncio
 import socket
 from collections.abc import Iterable
 
+from proxy.accepting import Acceptor
 from proxy.connection import App, Bounds, Connection
 
-_BACKLOG = 2048
 _SWEEP_SECONDS = 1.0
 _SWEEPS_PER_LIMIT = 4
 _IDLE_GRACE_SECONDS = 3.0
@@ -25,20 +25,20 @@ class Server:
         self._app = app
         self._bounds = bounds
         self._connections: set[Connection] = set()
-        self._listening: asyncio.AbstractServer | None = None
+        self._accepting: Acceptor | None = None
         self._sweeping: asyncio.TimerHandle | None = None
 
     async def start(self, listener: socket.socket) -> None:
         """Accepts from now on. The socket is the server's to close."""
         loop = asyncio.get_running_loop()
-        self._listening = await loop.create_server(self._connection, sock=listener, backlog=_BACKLOG)
+        self._accepting = Acceptor(listener, self._connection)
         self._sweep(loop)
 
     async def drain(self, seconds: float) -> None:
         """Stops accepting, finishes what is in hand, closes idle connections, and after `seconds` cancels the rest."""
         loop = asyncio.get_running_loop()
-        if self._listening is not None:
-            self._listening.close()
+        if self._accepting is not None:
+            self._accepting.close()
         deadline = loop.time() + seconds
         while self._connections and loop.time() < deadline:
             for connection in list(self._connections):
