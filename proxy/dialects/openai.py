@@ -66,6 +66,8 @@ def whole_of(body: bytes) -> Whole:
     choices = parsed.get("choices")
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
         raise MalformedError(_said(parsed) or "no completion in it")
+    if not all(isinstance(choice.get("message", {}), dict) for choice in choices):
+        raise MalformedError("a choice whose message is none")
     finishes = [choice.get("finish_reason") for choice in choices]
     if not all(isinstance(finish, str | None) for finish in finishes) or BROKEN.intersection(finishes):
         raise MalformedError("the provider broke off in the middle")

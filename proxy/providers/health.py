@@ -59,13 +59,12 @@ def overall(view: ProviderView, now: float) -> Circuit:
     """The provider's circuit as one: its own where that is not closed, else the best of the models in use; with the
     newest fault of any of them."""
     circuits = [view.circuits[label] for label in in_use(view, now)]
-    if view.whole.state is not State.CLOSED or not circuits:
-        return view.whole
-    best = min(circuits, key=lambda circuit: (_RANK[circuit.state], circuit.until))
     faulty = [circuit for circuit in (view.whole, *circuits) if circuit.fault is not None]
-    newest = max(faulty, key=lambda circuit: circuit.failed_at, default=best)
-    forced = all(circuit.forced for circuit in circuits)
-    return replace(best, fault=newest.fault, forced=forced)
+    fault = max(faulty, key=lambda circuit: circuit.failed_at).fault if faulty else None
+    if view.whole.state is not State.CLOSED or not circuits:
+        return replace(view.whole, fault=fault)
+    best = min(circuits, key=lambda circuit: (_RANK[circuit.state], circuit.until))
+    return replace(best, fault=fault, forced=all(circuit.forced for circuit in circuits))
 
 
 def _status(circuit: Circuit, error_rate: float) -> str:

@@ -125,3 +125,11 @@ def test_callers_are_not_told_of_our_bills() -> None:
     """That our own account there has run dry is the operator's business."""
     body = b'{"error": {"message": "your account org-1 is out of credit", "code": "insufficient_quota"}}'
     assert "org-1" not in error_of(Failure(Fault.QUOTA, "429", 429, body, spent=True)).message
+
+
+def test_a_forced_circuit_does_not_hide_that_the_provider_fails() -> None:
+    """An operator who takes traffic off ends no failure: the newest fault of any model is still told."""
+    forced = Circuit(State.OPEN, until=1015.0, forced=True)
+    seen = provider_health(view(forced, small=OPEN, large=WELL), [], NOW, 0.0)
+    assert (seen["circuit"], seen["forced"], seen["fault"]) == (State.OPEN, True, Fault.OUTAGE)
+    assert provider_health(view(forced), [], NOW, 0.0)["fault"] is None

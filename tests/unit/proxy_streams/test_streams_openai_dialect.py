@@ -109,6 +109,7 @@ def test_only_answers_that_came_to_their_end_may_be_kept(finish: str | None, sto
         b'{"choices": 3}',
         b'{"choices": [1]}',
         b'{"choices": [{"finish_reason": "abort"}]}',
+        b'{"choices": [{"message": "x", "finish_reason": "stop"}]}',
         b'{"error": {"message": "no"}}',
     ],
 )
