@@ -35,7 +35,7 @@ def test_what_warming_asks_is_written_down(books_service: Service) -> None:
     service = books_service
     service.settings["cache"] = {"ttl": "2s", "warming": {"enabled": True, "interval": "1s"}}
     service.start()
-    service.until(lambda: (service.place / "state" / "ledger.sqlite").exists())
+    service.until((service.place / "state" / "ledger.sqlite").exists)
 
     def warmed() -> list[dict[str, object]]:
         httpx.post(service.url(CHAT), json=asked("popular")).raise_for_status()
