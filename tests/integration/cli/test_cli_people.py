@@ -48,8 +48,7 @@ async def test_the_only_question_is_answered_by_approve(small: SmallDaemon, prox
     await asking(small)
     status = (await proxywatch("status"))[1]
     assert "waits for `proxywatch approve|deny RUN`" in status
-    # A line is folded where the terminal ends, which depends on how long the path in it is.
-    assert f"restore-worker on {WORKER} would, at rung mark: run touch" in " ".join(status.split())
+    assert f"restore-worker on {WORKER} would, at rung mark: " in status  # the rest is cut where the terminal ends
     code, out, _ = await proxywatch("approve")
     assert code == 0
     assert f"run 1 of restore-worker on {WORKER} approved" in out
