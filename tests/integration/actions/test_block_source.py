@@ -17,7 +17,7 @@ from watchdog.core.model import Outcome
 from watchdog.errors import ActionError
 
 REAL = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("nft") is None or shutil.which("ip") is None,
+    os.environ.get("CI") != "true" and (os.geteuid() != 0 or shutil.which("nft") is None or shutil.which("ip") is None),
     reason="needs root, nftables and iproute2",
 )
 SERVER, CLIENT = "10.213.77.1", "10.213.77.2"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -25,7 +26,8 @@ def journal(place: Path, name: str, entries: int) -> None:
 
 
 @pytest.mark.skipif(
-    REMOTE is None or shutil.which("journalctl") is None, reason="systemd-journal-remote makes the files"
+    os.environ.get("CI") != "true" and (REMOTE is None or shutil.which("journalctl") is None),
+    reason="systemd-journal-remote makes the files",
 )
 async def test_archived_files_go_and_the_effect_is_seen(make: Any, tmp_path: Path) -> None:
     """Before: not done. Afterwards the journal takes less, the file in use is there, and looking says: done."""
