@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from pydantic import Field
+
 from watchdog.clock import Clock
 from watchdog.core.model import Outcome
 from watchdog.core.targets import Target
@@ -27,7 +29,11 @@ class ActionSettings(Settings):
     """Keys that every step has, whatever its kind."""
 
     timeout: Duration = 60.0
-    on_failure: Literal["next_rung", "stop"] = "next_rung"
+    retries: int = Field(0, ge=0, le=5)
+    """How often it is tried again where it failed and the world shows that nothing has happened."""
+    retry_pause: Duration = 2.0
+    on_failure: Literal["next_rung", "stop", "continue"] = "next_rung"
+    """`continue`: the rest of the rung is done all the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ def _now(parts: Parts, playbook: Playbook, run: Run, incident: Incident | None) 
     if not run.id or place is None:
         return None
     doing = running(parts, run, incident)["doing"]
-    return {"run": run.id, "rung": place[0].rung, "doing": doing, "steps": steps(parts, run, place[0])}
+    return {"run": run.id, "rung": place[0].rung, "doing": doing, "steps": steps(parts, run, place[0].steps)}
 
 
 def _acting(playbook: Playbook, run: Run, now: Shape | None) -> Rung | None:
@@ -158,7 +158,7 @@ def _done(parts: Parts, incident: Incident | None) -> list[Shape]:
 def _next(parts: Parts, run: Run, rung: Rung, answer: Decision) -> Shape:
     return {
         "rung": rung.rung,
-        "steps": steps(parts, run, rung),
+        "steps": steps(parts, run, rung.steps),
         "allowed": answer.allowed,
         "final": answer.final is not None,
         "denials": [denial(d) for d in answer.denials],

@@ -5,10 +5,11 @@ Everything here only reads: the series, the store, the guards. Actions are built
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from watchdog.actions import Action, ActionContext, actions
+from watchdog.actions import Action, ActionSettings, actions
 from watchdog.api.parts import Parts
 from watchdog.api.shapes import denial, moment
 from watchdog.api.views import verification
@@ -49,7 +50,7 @@ def decision(parts: Parts, playbook: Playbook, run: Run, rung: Rung) -> Decision
 def plan(parts: Parts, playbook: Playbook, target: str, incident: Incident | None, trigger: str = "person") -> Shape:
     """What a run would do, rung by rung. Raises ValueError for a bad target. Keys: now, playbook, target, incident,
     trigger, autonomy, approval_expires_seconds, evidence, ladder [{rung, description, when, applies, attempts, steps,
-    verify, holds, autonomy, guards, by_itself}].
+    roll_back, verify, holds, autonomy, guards, by_itself}].
 
     `applies`: whether `when` holds now; `holds`: whether what the rung wants to reach holds already; `guards`: their
     answer to `trigger`, `by_itself`: their answer to the same rung if an alert had begun the run.
@@ -79,7 +80,8 @@ def rung_plan(parts: Parts, playbook: Playbook, run: Run, rung: Rung) -> Shape:
         "when": when,
         "applies": not when or parts.verifier.holds(when),
         "attempts": rung.attempts,
-        "steps": steps(parts, run, rung),
+        "steps": steps(parts, run, rung.steps),
+        "roll_back": steps(parts, run, rung.roll_back),
         "verify": {**verification(rung), "expr": fill(rung.verify.expr, run.labels)},
         "holds": parts.verifier.healthy(run, playbook, rung),
         "autonomy": rung.autonomy or playbook.autonomy,
@@ -92,22 +94,11 @@ def _answer(answer: Decision) -> Shape:
     return {"allowed": answer.allowed, "denials": [denial(d) for d in answer.denials]}
 
 
-def steps(parts: Parts, run: Run, rung: Rung) -> list[Shape]:
+def steps(parts: Parts, run: Run, chosen: Iterable[ActionSettings]) -> list[Shape]:
     """Each step in words. A step that could not act on this target says why instead (`possible` False)."""
-    labels = dict(run.labels)
-    target = parse_target(run.target)
-    if "service" not in labels and len(parts.proxies) == 1:
-        labels["service"] = next(iter(parts.proxies))
-    context = ActionContext(
-        target=target,
-        labels=labels,
-        services=parts.services,
-        proxies=parts.proxies,
-        clock=parts.clock,
-        log_dir=parts.loaded.config.log_dir,
-    )
+    context = parts.runner.context(run.target, run.labels)
     found = []
-    for step in rung.steps:
+    for step in chosen:
         kind = str(step.model_dump(include={"kind"})["kind"])
         action: Action = actions.implementation(kind)(step, context)
         try:
@@ -121,6 +112,7 @@ def steps(parts: Parts, run: Run, rung: Rung) -> list[Shape]:
                 "possible": possible,
                 "disruptive": action.disruptive,
                 "timeout_seconds": step.timeout,
+                "retries": step.retries,
                 "on_failure": step.on_failure,
             }
         )

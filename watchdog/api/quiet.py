@@ -77,7 +77,7 @@ def _asking(parts: Parts, run: Run, approval: Approval) -> Shape:
         "target": run.target,
         "incident": run.incident_id,
         "rung": place[0].rung if place else None,
-        "does": [step["does"] for step in steps(parts, run, place[0])] if place else [],
+        "does": [step["does"] for step in steps(parts, run, place[0].steps)] if place else [],
         "asked_at": moment(approval.asked_at),
         "until": moment(approval.until),
     }

@@ -307,6 +307,7 @@ def _rung(rung: Rung) -> Shape:
         "attempts": rung.attempts,
         "autonomy": rung.autonomy,
         "steps": [step.model_dump(mode="json") for step in rung.steps],
+        "roll_back": [step.model_dump(mode="json") for step in rung.roll_back],
         "verify": verification(rung),
     }
 

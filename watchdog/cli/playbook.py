@@ -85,10 +85,10 @@ def _described(shape: Shape) -> Iterator[str]:
             yield from _labelled("when", rung["when"])
         if rung["autonomy"]:
             yield from _labelled("asks", "a person before it acts")
-        for step in rung["steps"]:
-            kind = step["kind"]
-            rest = ", ".join(f"{k} {v}" for k, v in step.items() if k != "kind" and v not in (None, False, ""))
-            yield from _labelled("do", f"{kind}: {rest}")
+        for label, steps in (("do", rung["steps"]), ("undo", rung["roll_back"])):
+            for step in steps:
+                rest = ", ".join(f"{k} {v}" for k, v in step.items() if k != "kind" and v not in (None, False, "", 0))
+                yield from _labelled(label, f"{step['kind']}: {rest}")
         if not rung["steps"]:
             yield from _labelled("do", "nothing: give it time to recover by itself")
         yield from _labelled("verify", _verification(rung["verify"]))
@@ -203,16 +203,31 @@ def planned(shape: Shape) -> Iterator[str]:
             yield from _labelled(
                 "when", ("holds now: " if rung["applies"] else "skipped, for now this fails: ") + rung["when"]
             )
-        for step in rung["steps"]:
-            gravity = "disruptive" if step["disruptive"] else "gentle"
-            yield from _labelled("do", f"{step['does']} ({gravity}, at most {text.span(step['timeout_seconds'])})")
+        yield from _steps(rung)
         if not rung["steps"]:
             yield from _labelled("do", "nothing: give it time to recover by itself")
         yield from _labelled("verify", _verification(rung["verify"]) + (" (holds already)" if rung["holds"] else ""))
         yield from _answered("guards", rung["guards"], shape["now"])
         if rung["by_itself"] != rung["guards"]:
             yield from _answered("alone", rung["by_itself"], shape["now"])
+        for step in rung["roll_back"]:
+            yield from _labelled("undo", f"{step['does']} (if a step fails, or the rung does not verify)")
         if rung["autonomy"] == "approve":
             wait = text.span(shape["approval_expires_seconds"])
             yield from _labelled("alone", f"it asks a person first, and takes no answer within {wait} for a no")
     yield "  after the last rung that does not verify, a person is told"
+
+
+_ON_FAILURE = {
+    "stop": "; if it fails, a person is told at once",
+    "continue": "; if it fails, the next is done all the same",
+}
+
+
+def _steps(rung: dict[str, Any]) -> Iterator[str]:
+    for step in rung["steps"]:
+        gravity = "disruptive" if step["disruptive"] else "gentle"
+        limits = f"{gravity}, at most {text.span(step['timeout_seconds'])}"
+        if step["retries"]:
+            limits += f", {step['retries']} more times if it did not happen"
+        yield from _labelled("do", f"{step['does']} ({limits}){_ON_FAILURE.get(step['on_failure'], '')}")

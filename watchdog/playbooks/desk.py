@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from watchdog.clock import Clock
 from watchdog.core.incidents import (
+    TRANSITIONS,
     Incident,
     IncidentEvent,
     alert_fired,
@@ -134,6 +135,12 @@ class Desk:
                 self._put(alert_resolved(self._open[incident.id], fingerprint))
             self.settle(incident.id)
         return touched
+
+    def advance(self, incident_id: int | None, event: IncidentEvent, reason: str = "") -> None:
+        """Moves the incident, if there is one and its state can take the event."""
+        incident = self.get(incident_id) if incident_id is not None else None
+        if incident is not None and (incident.state, event) in TRANSITIONS:
+            self.move(incident.id, event, reason)
 
     def move(self, incident_id: int, event: IncidentEvent, reason: str = "") -> Incident:
         """One event over one incident."""

@@ -34,6 +34,11 @@ class Effects:
         mine = [e for e in self._runs.effects_of(run.id) if (e.rung, e.attempt) == (rung.rung, attempt)]
         return {e.step: e for e in mine if e.outcome is not Outcome.NOT_DONE}
 
+    def tries(self, run: Run, rung: Rung, attempt: int, index: int) -> int:
+        """How often the step was tried in this attempt, what was proven undone included."""
+        mine = [e for e in self._runs.effects_of(run.id) if (e.rung, e.attempt, e.step) == (rung.rung, attempt, index)]
+        return len(mine)
+
     def describe(self, run: Run, rung: Rung) -> list[str]:
         """What the rung's steps would do, in words; what could not be done says why."""
         found = []
@@ -44,10 +49,13 @@ class Effects:
                 found.append(f"{kind_of(step)} (cannot be done: {error})")
         return found
 
-    async def perform(self, run: Run, rung: Rung, attempt: int, index: int) -> tuple[Outcome, str]:
-        """The step at `index`, once: done or failed, with what was seen. Raises StoreError, before the effect if its
-        intent cannot be written."""
-        step = rung.steps[index]
+    async def perform(
+        self, run: Run, rung: Rung, attempt: int, index: int, *, last: bool = True
+    ) -> tuple[Outcome, str]:
+        """The step at `index` of `rung.all_steps`, once: done or failed, with what was seen; not done if it failed,
+        this is not the `last` try, and the world shows that nothing has happened. The way back is charged to no budget:
+        it only takes back what was. Raises StoreError, before the effect if its intent cannot be written."""
+        step = rung.all_steps[index]
         action = build(step, self._context(run.target, run.labels))
         try:
             async with asyncio.timeout(LOOK_SECONDS):
@@ -66,7 +74,7 @@ class Effects:
                 action=kind_of(step),
                 arguments=step.model_dump(mode="json"),
                 survey=survey,
-                disruptive=action.disruptive,
+                disruptive=action.disruptive and index < len(rung.steps),
                 now=self._clock.now(),
             )
             if run.incident_id is not None:
@@ -80,6 +88,10 @@ class Effects:
             outcome, note = Outcome.FAILED, f"not done after {format_duration(step.timeout)}"
         except (ProxywatchError, OSError) as error:
             outcome, note = Outcome.FAILED, str(error)
+        if outcome is Outcome.FAILED and not last:
+            seen, sight = await self._look(run, effect)
+            if seen is not Outcome.UNKNOWN:
+                outcome, note = seen, f"{note}; looked again: {sight}"
         with self._desk.transaction():
             self._runs.conclude(effect, outcome, note, self._clock.now())
             self._desk.tell(run.incident_id, str(outcome), note, {"key": effect.key})

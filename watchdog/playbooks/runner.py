@@ -14,18 +14,19 @@ from dataclasses import replace
 
 from watchdog.actions import ActionContext
 from watchdog.clock import Clock
-from watchdog.core.incidents import TRANSITIONS, Incident, IncidentEvent
+from watchdog.core.incidents import Incident, IncidentEvent
 from watchdog.core.ladder import Attempt, Exhausted, Finished, RungLimit, RungOutcome, Try, next_move
-from watchdog.core.model import IncidentState, Outcome
+from watchdog.core.model import IncidentState
 from watchdog.core.targets import parse_target
 from watchdog.errors import ActionError, StoreError
+from watchdog.playbooks.attempts import Attempts
 from watchdog.playbooks.bell import Bell
 from watchdog.playbooks.clearance import CancelledError, Clearance, OverError
 from watchdog.playbooks.desk import Desk
-from watchdog.playbooks.effects import Effects, kind_of
+from watchdog.playbooks.effects import Effects
 from watchdog.playbooks.evidence import Evidence
 from watchdog.playbooks.guards import Guards
-from watchdog.playbooks.schema import Playbook, Rung, fill
+from watchdog.playbooks.schema import Playbook, fill
 from watchdog.playbooks.verification import Verifier
 from watchdog.store.runs import Run, Runs
 
@@ -55,7 +56,7 @@ class Runner:
         self.guards = guards
         self._verifier = verifier
         self._evidence = evidence
-        self._context = context
+        self.context = context
         self._effects = Effects(desk, runs, context, clock)
         self._clock = clock
         self._bell = bell
@@ -73,6 +74,7 @@ class Runner:
             bell=bell,
             clock=clock,
         )
+        self._attempts = Attempts(desk=desk, effects=self._effects, clearance=self.clearance, verifier=verifier)
         desk.busy = lambda incident_id: incident_id in self._incidents
 
     def run_of(self, incident_id: int) -> int | None:
@@ -176,7 +178,7 @@ class Runner:
         with self._desk.transaction():
             self._desk.tell(run.incident_id, "cancelled", why)
             self._runs.end(run, "cancelled", self._clock.now())
-            self._move(run, IncidentEvent.RUN_ENDED)
+            self._desk.advance(run.incident_id, IncidentEvent.RUN_ENDED)
         self._release(run)
 
     async def stop(self) -> None:
@@ -263,7 +265,7 @@ class Runner:
                 self._escalate(run, "refused" if refused else "exhausted", move.reason)
                 return
             rung = playbook.ladder[move.index]
-            outcome, note = await self._attempt(run, playbook, rung, move.attempt)
+            outcome, note = await self._attempts.make(run, playbook, rung, move.attempt)
             self.guards.unlock(run)
             with self._desk.transaction():
                 run = self._runs.attempted(run, Attempt(rung.rung, outcome, note))
@@ -271,7 +273,7 @@ class Runner:
                     run.incident_id, f"rung_{outcome}", f"rung {rung.rung}: {outcome}" + (f": {note}" if note else "")
                 )
                 if outcome is RungOutcome.FAILED:
-                    self._move(run, IncidentEvent.RUNG_FAILED)
+                    self._desk.advance(run.incident_id, IncidentEvent.RUNG_FAILED)
 
     async def _well_after_all(self, run: Run, playbook: Playbook) -> str | None:
         """The last look before a person is called: the rung whose health arrived only now, and held. None where it did
@@ -287,27 +289,6 @@ class Runner:
         well, seen = await self._verifier.verify(run, playbook, rung)
         self._desk.tell(run.incident_id, "last_look", f"after the last rung: {seen}")
         return rung.rung if well else None
-
-    async def _attempt(self, run: Run, playbook: Playbook, rung: Rung, attempt: int) -> tuple[RungOutcome, str]:
-        done = self._effects.done(run, rung, attempt)
-        if not done and rung.when and not self._verifier.holds(fill(rung.when, run.labels)):
-            return RungOutcome.SKIPPED, "there is nothing for it to do"
-        for index, step in enumerate(rung.steps):
-            self.clearance.heed(run)
-            effect = done.get(index)
-            if effect is not None:
-                outcome, note = effect.outcome, effect.note
-            else:
-                ended = await self.clearance.wait(run, playbook, rung, begun=index > 0 or bool(done))
-                if ended is not None:
-                    return ended
-                outcome, note = await self._effects.perform(run, rung, attempt, index)
-            if outcome is Outcome.FAILED:
-                stop = step.on_failure == "stop"
-                return (RungOutcome.STOPPED if stop else RungOutcome.FAILED), f"{kind_of(step)}: {note}"
-        self._move(run, IncidentEvent.ACTED)
-        verified, seen = await self._verifier.verify(run, playbook, rung)
-        return (RungOutcome.VERIFIED if verified else RungOutcome.FAILED), seen
 
     def intention(self, incident: Incident, playbook: Playbook) -> str:
         """What a playbook that may not act would do first, in a sentence."""
@@ -331,10 +312,12 @@ class Runner:
             if not firing:
                 self._desk.healed(incident.id, self.guards.limits.steadiness)
                 if incident.firing:
-                    self._move(run, IncidentEvent.RUN_ENDED)
+                    self._desk.advance(run.incident_id, IncidentEvent.RUN_ENDED)
                 return
-            self._move(run, IncidentEvent.ACTED)
-            self._move(run, IncidentEvent.MITIGATED, "users are served; waiting for the cause to end")
+            self._desk.advance(run.incident_id, IncidentEvent.ACTED)
+            self._desk.advance(
+                run.incident_id, IncidentEvent.MITIGATED, "users are served; waiting for the cause to end"
+            )
             page_if_needed(self._desk, self._verifier, incident, playbook, run.labels)
 
     def _escalate(self, run: Run, state: str, reason: str) -> None:
@@ -343,12 +326,7 @@ class Runner:
             if run.incident_id is None:
                 self._desk.tell(None, "failed", f"run {run.id} of {run.playbook}: {reason}")
             else:
-                self._move(run, IncidentEvent.ESCALATED, reason)
-
-    def _move(self, run: Run, event: IncidentEvent, reason: str = "") -> None:
-        incident = self._desk.get(run.incident_id) if run.incident_id is not None else None
-        if incident is not None and (incident.state, event) in TRANSITIONS:
-            self._desk.move(incident.id, event, reason)
+                self._desk.advance(run.incident_id, IncidentEvent.ESCALATED, reason)
 
 
 def page_if_needed(

@@ -79,6 +79,19 @@ class Rung(Settings):
     """A rung that destroys something can ask a person although the playbook acts by itself."""
     steps: tuple[ActionSettings, ...] = ()
     verify: Verification = Verification()
+    roll_back: tuple[ActionSettings, ...] = ()
+    """The way back, where a step failed or what must hold afterwards did not; all of it is tried."""
+
+    @model_validator(mode="after")
+    def _back_from_somewhere(self) -> Rung:
+        if self.roll_back and not self.steps:
+            raise ValueError("`roll_back` without `steps`: there is nothing to come back from")
+        return self
+
+    @property
+    def all_steps(self) -> tuple[ActionSettings, ...]:
+        """There and back; an effect is recorded by its place here."""
+        return (*self.steps, *self.roll_back)
 
 
 class PersonNeeded(Settings):
@@ -105,6 +118,8 @@ class Playbook(Settings):
     """`observe` only tells; `dry_run` tells what it would do; `approve` asks a person before it acts; `auto` acts."""
     approval_expires: Duration = 3600.0
     """How long a person may take to answer; without an answer nothing is done and the incident is escalated."""
+    last_resort: bool = False
+    """It begins only for a critical incident whose ladder was exhausted by another playbook, and once."""
     mitigates: bool = False
     """Its success is that users are served although the alert goes on, as with a provider's outage."""
     at_bay: str = ""
@@ -123,6 +138,8 @@ class Playbook(Settings):
         for trigger in self.triggers:
             if any(parse_target(target).kind not in self.targets for target in trigger.targets):
                 raise ValueError(f"a trigger names {', '.join(trigger.targets)}; it repairs: {', '.join(self.targets)}")
+        if self.last_resort and not self.answers:
+            raise ValueError("`last_resort` needs `answers`: the alerts of which it is the last resort")
         names = [rung.rung for rung in self.ladder]
         if len(set(names)) != len(names):
             raise ValueError(f"two rungs have the same name: {', '.join(names)}")
@@ -150,7 +167,7 @@ def playbook_model() -> type[Playbook]:
     actions.discover(watchdog.actions)
     step: Any = actions.union()
     steps: Any = tuple[step, ...]
-    rung: Any = create_model("Rung", __base__=Rung, steps=(steps, ()))
+    rung: Any = create_model("Rung", __base__=Rung, steps=(steps, ()), roll_back=(steps, ()))
     ladder: Any = tuple[rung, ...]
     return create_model("Playbook", __base__=Playbook, ladder=(ladder, Field(min_length=1)))
 

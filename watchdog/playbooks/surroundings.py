@@ -12,7 +12,7 @@ from watchdog.core.model import IncidentState
 from watchdog.core.observer import SelfCheck, Storm, StormLimits, storm
 from watchdog.core.permission import Pause
 from watchdog.core.silences import Maintenance
-from watchdog.core.targets import Target, parse_target
+from watchdog.core.targets import Target, is_stranger, parse_target
 from watchdog.playbooks.desk import Desk
 from watchdog.store.facts import Facts
 
@@ -67,7 +67,7 @@ class Surroundings:
         opened: dict[Target, float] = {}
         for incident in self._desk.unresolved:
             target = parse_target(incident.key)
-            if incident.firing and target.kind != "alert":
+            if incident.firing and target.kind != "alert" and not is_stranger(incident.key):
                 opened[target] = incident.opened_at
         return storm(opened, self._known(), limits, now)
 

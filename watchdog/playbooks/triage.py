@@ -38,10 +38,34 @@ class Triage:
         labels = [alert.label for alert in self._desk.alerts_of(incident)]
         if not incident.firing:
             labels = [{**dict(incident.labels), "alertname": name} for name in incident.alertnames]
-        for name in sorted(self._runner.playbooks):
-            if any(self._runner.playbooks[name].is_for(each, kind) for each in labels):
-                return self._runner.playbooks[name]
-        return None
+        return next(
+            (p for p in self._playbooks(last_resort=False) if any(p.is_for(each, kind) for each in labels)), None
+        )
+
+    def last_resort_for(self, incident: Incident) -> Playbook | None:
+        """What is left for a critical incident after its ladder was exhausted: each such playbook once an incident."""
+        if incident.severity != "critical" or incident.state is not IncidentState.ESCALATED:
+            return None
+        runs = self._runs.of_incident(incident.id)
+        if not any(run.state == "exhausted" for run in runs):
+            return None
+        kind = parse_target(incident.key).kind
+        tried = {run.playbook for run in runs}
+        return next(
+            (
+                playbook
+                for playbook in self._playbooks(last_resort=True)
+                if playbook.name not in tried
+                and playbook.autonomy in _ACTING
+                and any(playbook.is_for(alert.label, kind) for alert in self._desk.alerts_of(incident))
+            ),
+            None,
+        )
+
+    def _playbooks(self, *, last_resort: bool) -> Iterable[Playbook]:
+        """By name."""
+        playbooks = self._runner.playbooks
+        return (playbooks[name] for name in sorted(playbooks) if playbooks[name].last_resort is last_resort)
 
     def consider(self, incident: Incident) -> None:
         """Decides by the incident's state whether a run should begin. Asked on every alert and every few seconds."""
@@ -56,6 +80,10 @@ class Triage:
         elif cause is not None and incident.state is IncidentState.OPEN:
             why = f"{cause.key} explains it (incident {cause.id}); nothing is done here while that lasts"
             self._desk.suppress(incident.id, why)
+            return
+        resort = None if incident.hands_off else self.last_resort_for(incident)
+        if resort is not None:
+            self._runner.begin(incident, resort, incident.key)
             return
         playbook = self.playbook_for(incident)
         if playbook is None or playbook.autonomy not in _ACTING or incident.hands_off:
@@ -82,11 +110,7 @@ class Triage:
         kind = parse_target(incident.key).kind
         whys = []
         for alert in self._desk.unheard(incident):
-            found = [
-                self._runner.playbooks[n]
-                for n in sorted(self._runner.playbooks)
-                if self._runner.playbooks[n].is_for(alert.label, kind)
-            ]
+            found = [playbook for playbook in self._playbooks(last_resort=False) if playbook.is_for(alert.label, kind)]
             if incident.hands_off:
                 whys.append(f"{incident.hands_off} cancelled its repair")
             elif not any(playbook.autonomy in _ACTING for playbook in found):
