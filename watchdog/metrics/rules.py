@@ -159,7 +159,9 @@ class _Reader:
 
 def _groups(document: Document, text: str) -> tuple[RuleGroup, ...]:
     reader = _Reader(document)
-    root = reader.mapping(yaml.load(text, Loader=_RawLoader), (), "", frozenset({"groups"}))  # noqa: S506 - a SafeLoader
+    root = reader.mapping(
+        yamlfile.construct(yamlfile.compose(text, _RawLoader), _RawLoader), (), "", frozenset({"groups"})
+    )
     groups: dict[str, RuleGroup] = {}
     for index, data in enumerate(reader.sequence(root.get("groups"), ("groups",), "groups")):
         at = ("groups", index)
