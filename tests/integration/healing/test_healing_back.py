@@ -1,0 +1,179 @@
+"""Retries, the way back, and the last resort."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from healing_world import World, alert, check, playbook, rung, step, until
+
+from watchdog.core.model import IncidentState, Outcome, labels_of
+from watchdog.playbooks.schema import Playbook
+
+MakeWorld = Callable[..., World]
+
+FLAKY = """#!/bin/sh
+# flaky.sh N: fails N times without having done anything, then does it.
+cd "${0%/*}" || exit 9
+echo try >> tries
+[ "$(wc -l < tries)" -gt "$1" ] || exit 1
+echo flaky >> effects; : > truths/well
+"""
+
+
+def flaky(directory: Path, failures: int, **more: Any) -> dict[str, Any]:
+    script = directory / "flaky.sh"
+    script.write_text(FLAKY)
+    argv = ["sh", str(script), str(failures)]
+    return {"kind": "command", "argv": argv, "timeout": "10s", "retry_pause": "5ms", **more}
+
+
+def tries(directory: Path) -> int:
+    return (directory / "tries").read_text().count("try")
+
+
+@pytest.mark.parametrize(("failures", "retries", "tried", "ended"), [(2, 2, 3, "verified"), (3, 2, 3, "exhausted")])
+async def test_a_step_that_did_not_happen_is_tried_again(
+    tmp_path: Path, make_world: MakeWorld, failures: int, retries: int, tried: int, ended: str
+) -> None:
+    """A failed step that the world shows not to have happened is tried as often as it may; what did not happen is
+    charged to no budget."""
+    body = flaky(tmp_path, failures, retries=retries, check=check(tmp_path, "flaky"))
+    world = make_world(playbook(rung("one", body)))
+    run = await world.heal(world.fire(alert()))
+    assert (run.state, tries(tmp_path)) == (ended, tried)
+    outcomes = [effect.outcome for effect in world.runs.effects_of(run.id)]
+    assert outcomes == [Outcome.NOT_DONE] * (tried - 1) + [Outcome.DONE if ended == "verified" else Outcome.FAILED]
+    assert len(world.runs.past_effects(0.0)) == 1
+
+
+async def test_what_may_have_happened_is_not_tried_again(tmp_path: Path, make_world: MakeWorld) -> None:
+    """A failed step of which nothing tells whether it happened is not repeated, however many retries it has."""
+    world = make_world(playbook(rung("one", flaky(tmp_path, 1, retries=3))))
+    run = await world.heal(world.fire(alert()))
+    assert (run.state, tries(tmp_path)) == ("exhausted", 1)
+
+
+async def test_nothing_is_tried_again_while_paused(tmp_path: Path, make_world: MakeWorld) -> None:
+    """The kill switch thrown between two tries stops the second until it is taken away."""
+    body = flaky(tmp_path, 1, retries=1, check=check(tmp_path, "flaky")) | {"retry_pause": "50ms"}
+    world = make_world(playbook(rung("one", body)))
+    incident = world.fire(alert())
+    healing = asyncio.create_task(world.heal(incident))
+    await until((tmp_path / "tries").exists)
+    (tmp_path / "pause").touch()
+    await until(lambda: world.story(incident, "refused"))
+    assert tries(tmp_path) == 1
+    (tmp_path / "pause").unlink()
+    world.bell.ring()
+    assert (await healing).state == "verified"
+    assert tries(tmp_path) == 2
+
+
+async def test_continue_goes_on_after_a_failed_step(tmp_path: Path, make_world: MakeWorld) -> None:
+    """With `on_failure: continue` the rest of the rung is done, and what must hold afterwards decides."""
+    bad = {"kind": "command", "argv": ["false"], "timeout": "5s", "on_failure": "continue"}
+    world = make_world(playbook(rung("one", bad, step(tmp_path, "next", "well"))))
+    run = await world.heal(world.fire(alert()))
+    assert (run.state, world.effects) == ("verified", ["next"])
+
+
+@pytest.mark.parametrize("how", ["step", "verification"])
+async def test_what_did_not_help_is_undone(tmp_path: Path, make_world: MakeWorld, how: str) -> None:
+    """A failed step or verification rolls the rung back, every step of the way, before the next rung; what is undone is
+    charged to no budget."""
+    steps = [step(tmp_path, "change")]
+    if how == "step":
+        steps.append({"kind": "command", "argv": ["false"], "timeout": "5s"})
+    back = [step(tmp_path, "back-a"), step(tmp_path, "back-b")]
+    world = make_world(playbook(rung("one", *steps, roll_back=back), rung("two", step(tmp_path, "two", "well"))))
+    run = await world.heal(world.fire(alert()))
+    assert world.effects == ["change", "back-a", "back-b", "two"]
+    assert [a.outcome for a in run.attempts] == ["failed", "verified"]
+    assert run.attempts[0].note.endswith("; undone")
+    charged = [e.action for e in world.runs.effects_of(run.id) if e.disruptive]
+    assert len(charged) == (3 if how == "step" else 2)
+
+
+async def test_nothing_is_undone_where_nothing_was_done_or_it_helped(tmp_path: Path, make_world: MakeWorld) -> None:
+    """A rung that verified, and one whose first step could not even be looked at, are not rolled back."""
+    unlooked = {"kind": "restart_service"}
+    back = [step(tmp_path, "back")]
+    world = make_world(
+        playbook(rung("one", unlooked, roll_back=back), rung("two", step(tmp_path, "two", "well"), roll_back=back))
+    )
+    run = await world.heal(world.fire(alert()))
+    assert [a.outcome for a in run.attempts] == ["failed", "verified"]
+    assert world.effects == ["two"]
+
+
+async def test_what_cannot_be_undone_goes_to_a_person(tmp_path: Path, make_world: MakeWorld) -> None:
+    """A way back that fails is walked to its end all the same; then nothing more is tried, and a person is told why."""
+    back = [{"kind": "command", "argv": ["false"], "timeout": "5s"}, step(tmp_path, "back")]
+    world = make_world(
+        playbook(rung("one", step(tmp_path, "change"), roll_back=back), rung("two", step(tmp_path, "two", "well")))
+    )
+    incident = world.fire(alert())
+    run = await world.heal(incident)
+    assert (run.state, world.effects) == ("exhausted", ["change", "back"])
+    assert world.incident(incident).state is IncidentState.ESCALATED
+    assert "could not be undone" in world.told("escalated")[0][1]
+
+
+def books(directory: Path, **more: Any) -> tuple[Playbook, Playbook]:
+    return (
+        playbook(rung("one", step(directory, "one"))),
+        playbook(rung("all", step(directory, "resort", "well")), name="emergency", last_resort=True, **more),
+    )
+
+
+async def consider(world: World) -> None:
+    """As the daemon does, until nothing is under way."""
+    for incident in world.desk.unresolved:
+        world.triage.consider(incident)
+    for run in world.runs.unended():
+        await world.runner.finished(run.id)
+
+
+async def test_the_last_resort_comes_last_and_once(tmp_path: Path, make_world: MakeWorld) -> None:
+    """A critical incident whose ladder is exhausted gets the last resort, once; not before, and no lesser incident."""
+    emergency = playbook(rung("all", step(tmp_path, "resort")), name="emergency", last_resort=True)
+    world = make_world(books(tmp_path)[0], emergency)
+    minor = replace(
+        alert("service:minor"), labels=labels_of(alertname="Down", severity="warning", target="service:minor")
+    )
+    grave, minor_incident = world.fire(alert()), world.fire(minor)
+    await consider(world)
+    assert world.effects == ["one", "one"]
+    assert world.incident(grave).state is IncidentState.ESCALATED
+    for _ in range(3):
+        await consider(world)
+    assert world.effects == ["one", "one", "resort"]
+    assert [run.playbook for run in world.runs.of_incident(grave.id)] == ["restore", "emergency"]
+    assert [run.playbook for run in world.runs.of_incident(minor_incident.id)] == ["restore"]
+
+
+async def test_the_last_resort_heals(tmp_path: Path, make_world: MakeWorld) -> None:
+    """What the last resort brings back to health is resolved as healed."""
+    world = make_world(*books(tmp_path))
+    incident = world.fire(alert())
+    measuring = asyncio.create_task(world.measure())
+    await consider(world)
+    await consider(world)
+    await until(lambda: world.incident(incident).state is IncidentState.RESOLVED)
+    measuring.cancel()
+    assert world.incident(incident).healed
+
+
+async def test_the_last_resort_is_refused_what_people_took_over(tmp_path: Path, make_world: MakeWorld) -> None:
+    """An incident whose repair a person cancelled gets no last resort either."""
+    world = make_world(*books(tmp_path))
+    incident = world.fire(alert())
+    await consider(world)
+    world.desk.leave_alone(incident.id, "anna")
+    await consider(world)
+    assert world.effects == ["one"]
