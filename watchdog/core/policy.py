@@ -13,7 +13,7 @@ from watchdog.core.backoff import backoff_chain, backoff_delay, effects_on_targe
 from watchdog.core.permission import Decision, Denial, Facts, Limits, Reason, Wish
 from watchdog.core.silences import maintaining
 from watchdog.core.steadiness import flapping_until
-from watchdog.core.targets import parse_target
+from watchdog.core.targets import is_stranger, parse_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +153,11 @@ def _budgets(scene: _Scene) -> Iterable[Denial]:
     alike = [e for e in scene.facts.effects if e.disruptive == scene.wish.disruptive]
     target, playbook = str(scene.wish.target), scene.wish.playbook
     mine = [e for e in alike if e.target == target and e.playbook == playbook]
+    strangers = is_stranger(target)
+    all_of_them = [e for e in alike if is_stranger(e.target) is strangers]
     for name, reason, windows, effects in (
         (f"{playbook} on {target}", Reason.BUDGET, scene.limits.budget, mine),
-        ("this host", Reason.HOST_BUDGET, scene.limits.host_budget, alike),
+        ("all callers" if strangers else "this host", Reason.HOST_BUDGET, scene.limits.host_budget, all_of_them),
     ):
         for window in windows:
             allowed = window.count * factor

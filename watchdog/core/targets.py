@@ -1,4 +1,4 @@
-"""What a repair touches, as one string: `worker:SERVICE/SLOT`, `service:NAME`, `provider:NAME`, `cache:SERVICE`, …
+"""What a repair touches, as one string: `worker:SERVICE/SLOT`, `service:NAME`, `provider:NAME`, `filesystem:PATH`, …
 
 Rules name it in the label `target`; incidents, budgets, locks and backoff are all kept by it.
 """
@@ -17,9 +17,21 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "process": ("process",),
     "probe": ("probe",),
     "host": (),
+    "filesystem": ("mountpoint",),
+    "source": ("source",),
+    "caller": ("service", "key"),
     "alert": ("alert",),
 }
-"""Kinds of target, and the labels that its name is made of. `alert` is for alerts whose rule names no target."""
+"""Kinds of target, and the labels that its name is made of. `alert` is for alerts whose rule names no target,
+`source` for an address that attacks, `caller` for the owner of one key of a service."""
+
+_STRANGERS = ("source:", "caller:")
+
+
+def is_stranger(target: str) -> bool:
+    """Whether it is somebody who calls rather than a part of this host. Anybody can become one, as often as they like,
+    so that what is done about them has a budget apart and makes no storm: else an attack could end all repairs."""
+    return target.startswith(_STRANGERS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -420,3 +420,12 @@ def test_what_is_begun_asks_only_for_what_may_have_changed() -> None:
     assert decide(rest, facts, limits, START).allowed
     paused = replace(facts, pauses=(Pause("care", "ann", START),))
     assert reasons(decide(rest, paused, limits, START)) == {Reason.PAUSED}
+
+
+@pytest.mark.parametrize("spent", ["source:192.0.2.1", "service:web2"], ids=["strangers", "host"])
+def test_an_attack_cannot_spend_the_budget_of_the_host(spent: str) -> None:
+    """What was done about callers leaves this host its whole budget, and the other way round."""
+    effects = tuple(effect(START + n, spent) for n in range(5))
+    facts = Facts(started_at=0.0, effects=effects)
+    for target, refused in (("worker:web/0", spent == "service:web2"), ("source:192.0.2.7", spent != "service:web2")):
+        assert (Reason.HOST_BUDGET in reasons(decide(wish(target), facts, LIMITS, START + 50))) is refused

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdog.core.targets import KINDS, Target, parse_target, target_of
+from watchdog.core.targets import KINDS, Target, is_stranger, parse_target, target_of
 
 PART = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=8).filter(str.strip)
 
@@ -51,6 +51,9 @@ def test_whatever_is_accepted_is_written_the_same_way(text: str) -> None:
         ("cache:", "expected cache:SERVICE"),
         ("provider:", "expected provider:PROVIDER"),
         ("alert:", "expected alert:ALERT"),
+        ("filesystem:", "expected filesystem:MOUNTPOINT"),
+        ("source: ", "expected source:SOURCE"),
+        ("caller:web/", "expected caller:SERVICE/KEY"),
         ("host:here", "expected host"),
         ("host:", "expected host"),
         (" service:web", "unknown kind of target ' service'"),
@@ -72,6 +75,9 @@ def test_an_incomplete_target_is_refused(text: str, complaint: str) -> None:
         ("provider:openai", None, True),
         ("host", None, False),
         ("alert:Odd-0123", None, False),
+        ("filesystem:/", None, False),
+        ("source:2001:db8::7", None, False),
+        ("caller:web/team/a", None, False),
     ],
 )
 def test_what_contains_what_and_what_is_remote(text: str, parent: str | None, remote: bool) -> None:
@@ -79,6 +85,12 @@ def test_what_contains_what_and_what_is_remote(text: str, parent: str | None, re
     target = parse_target(text)
     assert (str(target.parent) if target.parent else None) == parent
     assert target.remote is remote
+
+
+@given(targets())
+def test_only_callers_and_addresses_are_strangers(target: Target) -> None:
+    """Whatever else can be in trouble is a part of this host or a provider of it."""
+    assert is_stranger(str(target)) is (target.kind in {"source", "caller"})
 
 
 @pytest.mark.parametrize(
