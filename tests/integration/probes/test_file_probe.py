@@ -17,7 +17,7 @@ from watchdog.probes import MeasurementError, ProbeContext
 from watchdog.probes.file import FileProbe, FileProbeSettings
 from watchdog.system.http import HttpClient
 
-NOW = SystemClock().now()
+now = SystemClock().now
 
 
 def probe_of(http: HttpClient, **settings: Any) -> FileProbe:
@@ -34,7 +34,7 @@ async def test_a_file_has_its_figures(tmp_path: Path, http: HttpClient) -> None:
     file = tmp_path / "a b"
     file.write_bytes(b"content")
     file.chmod(0o640)
-    os.utime(file, (NOW - 500, NOW - 500))
+    os.utime(file, (now() - 500, now() - 500))
     measurement = await probe_of(http, path=str(file), checksum=True, max_age="1h", max_size="1KiB").measure()
     found = values(measurement)
     digest = hashlib.sha256(b"content").hexdigest()
@@ -57,12 +57,12 @@ async def test_a_change_of_content_changes_the_checksum(tmp_path: Path, http: Ht
     """Also one that keeps size and modification time; and it no longer matches what it should be."""
     file = tmp_path / "conf"
     file.write_bytes(b"right")
-    os.utime(file, (NOW, NOW))
+    os.utime(file, (now(), now()))
     probe = probe_of(http, path=str(file), sha256=hashlib.sha256(b"right").hexdigest())
     before = values(await probe.measure())
     assert before["file_checksum_matches"] == 1
     file.write_bytes(b"wrong")
-    os.utime(file, (NOW, NOW))
+    os.utime(file, (now(), now()))
     after = values(await probe.measure())
     assert after["file_checksum_matches"] == 0
     assert after["file_checksum"] != before["file_checksum"]
@@ -79,7 +79,7 @@ async def test_a_pattern_gives_count_newest_and_oldest(tmp_path: Path, http: Htt
     """Of the matching regular files only; directories and other names do not count."""
     for name, age in (("a.dump", 300), ("b.dump", 100), ("c.dump", 200), ("d.txt", 1)):
         (tmp_path / name).write_bytes(bytes(age))
-        os.utime(tmp_path / name, (NOW - age, NOW - age))
+        os.utime(tmp_path / name, (now() - age, now() - age))
     (tmp_path / "e.dump").mkdir()
     found = values(await probe_of(http, pattern=str(tmp_path / "*.dump"), min_count=2).measure())
     drift = found["files_newest_age_seconds"] - 100
