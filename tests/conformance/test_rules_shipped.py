@@ -47,6 +47,11 @@ def disk(used: float, inodes_used: float) -> list[Sample]:
     return [sample(f"node_filesystem_{name}", value, **where) for name, value in values.items()]
 
 
+def place(path: str, used: float, inodes_used: float) -> list[Sample]:
+    where = {"path": path, "mountpoint": "/srv"}
+    return [sample("disk_used_ratio", used, **where), sample("disk_inodes_used_ratio", inodes_used, **where)]
+
+
 def unit(name: str, state: str) -> Sample:
     return sample("systemd_unit_state", 1, unit=name, state=state)
 
@@ -96,7 +101,7 @@ def raised(scene, seconds: float, step: float = 15.0) -> dict[str, tuple[str, st
 
 
 S, W, C, H, P = "service:llm-proxy", "worker:llm-proxy/1", "cache:llm-proxy", "host", "probe:probe"
-X = "alert:file-/x"
+X, F, SRV = "alert:file-/x", "filesystem:/", "filesystem:/srv"
 SCENES = {
     "all well": (
         lambda i: [
@@ -178,19 +183,18 @@ SCENES = {
         400, {"HostCpuHigh": ("warning", H)},
     ),
     "disk at 96 %": (
-        disk(0.96, 0.1), 150, {"DiskSpaceLow": ("warning", H), "DiskSpaceCritical": ("critical", H)},
+        disk(0.96, 0.1), 150, {"DiskSpaceLow": ("warning", F), "DiskSpaceCritical": ("critical", F)},
     ),
-    "inodes": (disk(0.1, 0.95), 150, {"InodesLow": ("warning", H)}),
+    "inodes": (disk(0.1, 0.95), 150, {"InodesLow": ("warning", F)}),
     "disk filling": (
-        lambda i: disk(0.7 + i * 0.0005, 0.1), 1500, {"DiskWillFill": ("warning", H)},
+        lambda i: disk(0.7 + i * 0.0005, 0.1), 1500, {"DiskWillFill": ("warning", F)},
     ),
-    "a path at 92 %": (
-        [sample("disk_used_ratio", 0.92, path="/srv"), sample("disk_inodes_used_ratio", 0.2, path="/srv")], 150,
-        {"DiskSpaceLow": ("warning", H)},
+    "two paths of a disk at 92 %": (
+        [*place("/srv/a", 0.92, 0.2), *place("/srv/b", 0.92, 0.2)], 150, {"DiskSpaceLow": ("warning", SRV)},
     ),
     "a path at 96 %": (
-        [sample("disk_used_ratio", 0.96, path="/srv"), sample("disk_inodes_used_ratio", 0.93, path="/srv")], 150,
-        {"DiskSpaceLow": ("warning", H), "DiskSpaceCritical": ("critical", H), "InodesLow": ("warning", H)},
+        place("/srv/a", 0.96, 0.93), 150,
+        {"DiskSpaceLow": ("warning", SRV), "DiskSpaceCritical": ("critical", SRV), "InodesLow": ("warning", SRV)},
     ),
     "a disk that cannot be written": (
         [sample("disk_read_only", 1, path="/srv"), sample("disk_read_only", 1, path="/cd", read_only="expected")], 30,

@@ -1,8 +1,10 @@
 """`disk`: space, inodes, read-only state and presence of the filesystems that hold the configured paths.
 
-By `path`: `disk_size_bytes`, `disk_free_bytes`, `disk_available_bytes` (to ordinary users), `disk_used_ratio` (as df
-computes it, without what is reserved for root), `disk_inodes`, `disk_inodes_free`, `disk_inodes_used_ratio` (all three
-absent where a filesystem has no fixed number of them), `disk_read_only` (0/1). For paths under `mount_points` also
+By `path` and `mountpoint` (of its filesystem; where a device is mounted several times the first, as in the series of
+the `system` probe): `disk_size_bytes`, `disk_free_bytes`, `disk_available_bytes` (to ordinary users),
+`disk_used_ratio` (as df computes it, without what is reserved for root), `disk_inodes`, `disk_inodes_free`,
+`disk_inodes_used_ratio` (all three absent where a filesystem has no fixed number of them), `disk_read_only` (0/1). For
+paths under `mount_points` also
 `disk_mounted` (0/1): while it is 0 the other figures are absent, for they would be those of the disk beneath. A change
 of the mount table is announced by the kernel and measured at once. A path that is read-only on purpose wants the
 probe's label `read_only: expected`, so that the shipped rule leaves it alone.
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Self
 
@@ -81,12 +83,12 @@ class DiskProbe:
 
     async def _read_all(self) -> tuple[list[Sample], list[str]]:
         settings = self._settings
-        mounted = await asyncio.to_thread(_mount_points) if settings.mount_points else frozenset()
+        mounts = await asyncio.to_thread(_mounts)
         for path in (*settings.paths, *settings.mount_points):
             earlier = self._readings.get(path)
             if earlier is None or earlier.done():
                 must = path in settings.mount_points
-                attempt = asyncio.to_thread(_attempt, path, os.fspath(path) in mounted, must)
+                attempt = asyncio.to_thread(_attempt, path, mounts, must)
                 self._readings[path] = asyncio.create_task(attempt)
         readings = dict(self._readings)
         # Our patience ends, the thread does not: it can only be left alone.
@@ -102,14 +104,16 @@ class DiskProbe:
         return samples, problems
 
 
-def _attempt(path: Path, mounted: bool, must: bool) -> list[Sample] | str:
+def _attempt(path: Path, mounts: Mapping[str, str], must: bool) -> list[Sample] | str:
     """The samples of one path, or why there are none."""
     labels = labels_of(path=os.fspath(path))
+    mounted = os.fspath(path) in mounts
     presence = [Sample("disk_mounted", float(mounted), labels)] if must else []
     if must and not mounted:
         return presence
     try:
         status = os.statvfs(path)
+        labels = labels_of(path=os.fspath(path), mountpoint=_mountpoint_of(os.path.realpath(path), mounts))
     except OSError as error:
         return f"{path}: {error.strerror}"
     return presence + [Sample(f"disk_{name}", value, labels) for name, value in _figures(status)]
@@ -129,10 +133,26 @@ def _figures(status: os.statvfs_result) -> Iterator[tuple[str, float]]:
     yield "read_only", float(bool(status.f_flag & os.ST_RDONLY))
 
 
-def _mount_points() -> frozenset[str]:
+def _mounts() -> Mapping[str, str]:
+    """What is mounted where: the source by mount point, in the order of mounting."""
     try:
         lines = read_whole(_MOUNT_TABLE).splitlines()
     except OSError as error:
         raise ProbeError(f"{_MOUNT_TABLE}: {error.strerror}") from error
+    found: dict[str, str] = {}
+    for line in lines:
+        fields = line.split(b" ")
+        found[_unescaped(fields[4])] = _unescaped(fields[fields.index(b"-") + 2])
+    return found
+
+
+def _unescaped(field: bytes) -> str:
     # The kernel writes blanks, tabs, line ends and backslashes in names as octal escapes.
-    return frozenset(os.fsdecode(line.split(b" ")[4].decode("unicode_escape").encode("latin-1")) for line in lines)
+    return os.fsdecode(field.decode("unicode_escape").encode("latin-1"))
+
+
+def _mountpoint_of(path: str, mounts: Mapping[str, str]) -> str:
+    around = [place for place in mounts if place == "/" or path == place or path.startswith(f"{place}/")]
+    nearest = max(around, key=len, default="/")
+    device = mounts.get(nearest, "")
+    return next(place for place in mounts if mounts[place] == device) if device.startswith("/dev/") else nearest

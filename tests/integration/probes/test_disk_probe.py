@@ -103,3 +103,16 @@ def test_paths_are_given_and_given_once(paths: dict[str, Any]) -> None:
     """No path, and one path in both lists, are refused when the configuration is read."""
     with pytest.raises(ValidationError, match=r"expected at least one|twice"):
         DiskProbeSettings.model_validate({"kind": "disk", **paths})
+
+
+@IS_ROOT
+async def test_each_figure_names_its_filesystem(tmp_path: Path, http: HttpClient) -> None:
+    """By the mount point that holds the path, through a symbolic link too, and whatever the name is made of."""
+    place, link = tmp_path / "a b", tmp_path / "link"
+    async with tmpfs(place, "size=4m"):
+        (place / "below").mkdir()
+        link.symlink_to(place / "below")
+        samples = (await probe_of(http, paths=[place / "below", link, tmp_path]).measure()).samples
+    homes = {dict(s.labels)["path"]: dict(s.labels)["mountpoint"] for s in samples}
+    assert homes[str(place / "below")] == homes[str(link)] == str(place)
+    assert tmp_path.is_relative_to(homes[str(tmp_path)])
