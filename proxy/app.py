@@ -15,7 +15,7 @@ from proxy.books import Books, milliseconds
 from proxy.clock import Clock
 from proxy.connection import Bounds
 from proxy.eager import in_task
-from proxy.endpoints import caching, completions, figures, health, security, steering
+from proxy.endpoints import caching, completions, figures, health, restraining, security, steering
 from proxy.endpoints.description import description
 from proxy.endpoints.route import Route, RouteTable, Services
 from proxy.errors import ApiError
@@ -33,7 +33,7 @@ _SECURITY: Headers = [
     (b"strict-transport-security", b"max-age=31536000"),
     (b"cache-control", b"no-store"),
 ]
-_ENDPOINTS = (completions, health, figures, caching, steering, security)
+_ENDPOINTS = (completions, health, figures, caching, steering, restraining, security)
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -66,7 +66,9 @@ class App:
         self._limits = limits or Limits(settings, measured, clock)
         self.books = Books(settings, measured, clock, self._limits.charge)
         gateway.settle = self.books.settle
-        self.health = Health(settings, gateway, self.books.health, clock, measured.directory)
+        self.health = Health(
+            settings, gateway, self.books.health, clock, measured.directory, self._limits.restraints.in_words
+        )
         self.bounds = Bounds(
             head_bytes=int(settings.limits.max_header_kb * 1024),
             body_bytes=int(settings.max_body_mb * 1024 * 1024),
@@ -77,7 +79,8 @@ class App:
         self._log = log
         self._logs_requests = settings.log.level in ("debug", "info")
         self._clock = clock
-        self._doorman = Doorman(settings.auth, measured, clock)
+        self._restraints = self._limits.restraints
+        self._doorman = Doorman(settings.auth, measured, clock, self._restraints)
         self._requests = measured.counter("http_requests_total", "Requests answered.", ("method", "route", "status"))
         self._durations = measured.histogram(LATENCY, "Until the last byte.", LATENCY_BUCKETS, ("route",))
         self._in_flight = measured.gauge("http_requests_in_flight", "Requests being answered.").at()
@@ -85,7 +88,9 @@ class App:
         self._lines_told = 0
         self._lost = measured.counter("http_clients_gone_total", "Requests whose client went away early.", ("route",))
         self._tallies: dict[tuple[str, str, int], _Tally] = {}
-        services = Services(settings, gateway, self.health, measured.directory, lambda: self.draining)
+        services = Services(
+            settings, gateway, self.health, measured.directory, lambda: self.draining, self._limits.restraints
+        )
         routes = [route for kind in _ENDPOINTS for route in kind.routes(services)]
         if settings.faults:
             routes.append(Route("POST", "/debug/fault", faults.inject, "admin"))
@@ -100,6 +105,7 @@ class App:
         """Once a second: what does not change from request to request, and the figures of health."""
         self._common = self._security + self._date()
         self.health.tick()
+        self._restraints.tick()
         self._log.look()
         if (lost := self._log.lost) > self._lines_told:
             self._lines_lost.inc(by=lost - self._lines_told)
@@ -145,6 +151,7 @@ class App:
         exchange.caller = caller
         if route.bounded:
             self._check_room()
+            self._restraints.check_load()
             if caller is not None:
                 exchange.limits = self._limits.keys.admit(caller.id)
         if method in ("GET", "HEAD") or route.piecewise:

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from proxy.clock import Clock
 from proxy.errors import ApiError, ConfigError
+from proxy.limits.restraints import Restraints
 from proxy.limits.sources import Sources
 from proxy.loopback import Endpoint, is_forwarded, is_loopback, is_of_a_page, owner
 from proxy.metrics import Metrics
@@ -122,22 +123,25 @@ class KeyRing:
 class Doorman:
     """Decides who a request's caller is."""
 
-    def __init__(self, settings: Auth, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, settings: Auth, metrics: Metrics, clock: Clock, restraints: Restraints) -> None:
         """Reads the key files. ConfigError if one cannot be used."""
+        self._restraints = restraints
         self._anonymous = settings.anonymous_loopback
         self._clock = clock
         self._keys = KeyRing(settings.keys, clock)
         self._sources = Sources()
+        restraints.on_change(lambda: self._sources.tighten(restraints.limits()))
         self._failures = metrics.counter("auth_failures_total", "Requests refused for their key.", ("reason",))
         self._admin_calls = metrics.counter("admin_calls_total", "Calls of admin routes.", ("route", "caller"))
 
     def admit(self, visit: Visit, needs: Role) -> Caller:
-        """The caller, who has at least the role `needs`. ApiError 401 without a valid key, 403 for a lesser role, 429
-        for one of many failures from one address."""
+        """The caller, who has at least the role `needs`. ApiError 401 without a valid key, 403 for a lesser role or a
+        suspended key, 429 for one of many failures from one address."""
         presented = _presented(visit.headers)
         caller = self._anonymous_caller(visit, needs) if presented is None else self._keys.find(presented)
         if caller is None:
             raise self._refused(visit, presented)
+        self._restraints.check_key(caller.id)
         if needs == "user":
             return caller
         if caller.role != "admin":

@@ -20,6 +20,7 @@ from proxy.eager import in_task
 from proxy.errors import ApiError, ConfigError
 from proxy.limits.admission import Limits
 from proxy.metrics import Metrics
+from proxy.providers.board import Board
 from proxy.providers.service import Providers
 from proxy.routing.breaker import State
 from proxy.routing.keys import KeyState
@@ -84,7 +85,9 @@ class Gateway:
         except OSError as error:
             raise ConfigError(f"{settings.state_dir} cannot be used: {error}", key="state_dir") from error
         self._caches = Caches(settings, self._shared, self._metrics, self._clock, self._ask_again, self.usable)
-        self.providers = Providers(settings, self._shared, self._metrics, self._clock, self._limits.providers)
+        board = Board(self._shared, self._clock)
+        self.providers = Providers(settings, board, self._metrics, self._clock, self._limits.providers)
+        self._limits.restraints.attach(board)
         self._refresh()
         self._ticking = asyncio.create_task(self._tick())
 

@@ -104,8 +104,11 @@ class Health:
         ledger: Callable[[], dict[str, Any]],
         clock: Clock,
         metrics_dir: Path,
+        restraints: Callable[[], list[str]],
     ) -> None:
+        """`restraints` tells what an operator holds back now."""
         self._ledger = ledger
+        self._restraints = restraints
         self._settings = settings
         self._gateway = gateway
         self._clock = clock
@@ -135,6 +138,7 @@ class Health:
         return {
             "status": status,
             "reasons": reasons,
+            "restraints": self._restraints(),
             "version": __version__,
             "uptime_seconds": self.uptime(),
             "memory": {"rss_mb": round(resident_bytes() / _MB, 1), "percent": _memory_percent()},
@@ -168,7 +172,7 @@ class Health:
         quick = self.quick()
         worst = max(overall, quick["status"], key=("healthy", "degraded", "unhealthy").index)
         return {
-            "overall": {"status": worst, "reasons": reasons},
+            "overall": {"status": worst, "reasons": reasons, "restraints": self._restraints()},
             "application": {
                 "status": overall,
                 "version": __version__,

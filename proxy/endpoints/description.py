@@ -19,12 +19,12 @@ _PROMETHEUS, _OPENMETRICS = "text/plain; version=0.0.4; charset=utf-8", "applica
 
 _EVERYWHERE = (400, 408, 413, 431, 500, 503)
 """What HTTP itself, a bug, or a worker that ends can come to."""
-_WITH_KEY = {"user": (401, 429), "admin": (401, 403, 429)}
+_WITH_KEY = (401, 403, 429)
 _UPSTREAM = ("4XX", 502, 504)
 _MEANINGS: dict[int | str, str] = {
     400: "The request is malformed.",
     401: "No valid API key was given.",
-    403: "The key has not the role that this takes.",
+    403: "The key is suspended, or has not the role that this takes.",
     404: "There is no such thing.",
     408: "The request did not come in time.",
     413: "The body is too large.",
@@ -112,6 +112,23 @@ SAID: dict[tuple[str, str], Said] = {
     ("POST", "/api/providers/*/keys/*"): _json(
         "Retires a provider's key, or takes it back", "Anything", body="Key", also=(404,), arguments=("provider", "key")
     ),
+    ("POST", "/api/providers/*/rate"): _json(
+        "Gives a provider a share of its traffic for a time, the rest to the next one",
+        "Restraint",
+        body="Rate",
+        also=(404,),
+        arguments=("provider",),
+    ),
+    ("POST", "/api/load"): _json("Refuses a share of new requests for a time", "Restraint", body="Load"),
+    ("POST", "/api/limits"): _json("Gives callers a share of their limits for a time", "Restraint", body="Tightened"),
+    ("POST", "/api/keys/*"): _json(
+        "Suspends a caller's key for a time, or ends that",
+        "Restraint",
+        body="Suspension",
+        also=(404,),
+        arguments=("key",),
+    ),
+    ("GET", "/api/restraints"): _json("All that is held back for a time", "Restraints"),
     ("POST", "/debug/fault"): _json("Injects a real fault; only with `faults: true`", "Anything", body="Fault"),
     ("GET", PATH): _json("This document", "Anything"),
 }
@@ -183,7 +200,7 @@ def _operation(route: Route, said: Said) -> dict[str, Any]:
         operation["description"] = f"Takes a key of role {route.needs}, or what `auth.anonymous_loopback` allows."
     answers = {"200": _answer("As asked.", {media: _schema(name) for media, name in said.answers.items()})}
     own = dict(said.shapes)
-    statuses = {*_EVERYWHERE, *said.also, *(_WITH_KEY[route.needs] if route.needs else ())}
+    statuses = {*_EVERYWHERE, *said.also, *(_WITH_KEY if route.needs else ())}
     for status in sorted(statuses, key=str):
         error: Schema = ref(_DIALECTS.get(route.path, "Error"))
         if isinstance(status, int) and status in own:

@@ -11,6 +11,7 @@ from proxy.errors import ApiError
 from proxy.exchange import Handler
 from proxy.gateway import Gateway
 from proxy.health import Health
+from proxy.limits.restraints import Restraints
 from proxy.settings import Settings
 
 
@@ -41,6 +42,7 @@ class Services:
     health: Health
     metrics_dir: Path
     draining: Callable[[], bool]
+    restraints: Restraints
 
 
 class RouteTable:

@@ -50,10 +50,15 @@ def listing(schema: Schema) -> Schema:
     return {"type": "array", "items": schema}
 
 
+def _restraint(share: Schema) -> Schema:
+    return shape({"share": share}, {"seconds": _SECONDS, "reason": STRING})
+
+
 _HEALTH = one_of("healthy", "degraded", "unhealthy")
 _MODEL: Schema = {"type": "string", "minLength": 1}
 _STREAM: Schema = {"type": ["boolean", "null"]}
 _SELECTED: Schema = {"type": "string", "minLength": 1, "maxLength": 200}
+_SECONDS: Schema = {"type": "number", "minimum": 0, "maximum": 86_400}
 _USAGE = shape({"prompt_tokens": COUNT, "total_tokens": COUNT}, {"completion_tokens": COUNT})
 
 COMPONENTS: dict[str, Schema] = {
@@ -91,6 +96,7 @@ COMPONENTS: dict[str, Schema] = {
         {
             "status": _HEALTH,
             "reasons": listing(STRING),
+            "restraints": listing(STRING),
             "version": STRING,
             "uptime_seconds": AMOUNT,
             "memory": shape({"rss_mb": AMOUNT, "percent": AMOUNT}),
@@ -205,6 +211,22 @@ COMPONENTS: dict[str, Schema] = {
     "Key": shape(
         {"state": one_of("retired", "active")}, {"grace_seconds": {"type": "number", "minimum": 0, "maximum": 86_400}}
     ),
+    "Restraint": shape(
+        {
+            "what": one_of("load", "limits", "rate", "key"),
+            "subject": STRING,
+            "share": RATIO,
+            "since": AMOUNT,
+            "until": AMOUNT,
+            "seconds": AMOUNT,
+            "reason": STRING,
+        }
+    ),
+    "Restraints": shape({"restraints": listing(ref("Restraint"))}),
+    "Load": _restraint({"type": "number", "exclusiveMinimum": 0, "maximum": 1}),
+    "Rate": _restraint({"type": "number", "minimum": 0, "exclusiveMaximum": 1}),
+    "Tightened": _restraint({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
+    "Suspension": shape({"state": one_of("suspended", "active")}, {"seconds": _SECONDS, "reason": STRING}),
     "Fault": shape({"kind": STRING}, {"seconds": NUMBER, "mb": NUMBER}),
     "Anything": {"type": "object"},
 }

@@ -1,12 +1,15 @@
-"""What an operator may ask of the providers: to open and close circuits, to retire keys and take them back."""
+"""What an operator may ask of the providers: open and closed circuits, less traffic, keys retired and taken back."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from proxy.endpoints.restraining import asked
 from proxy.endpoints.route import Route, Services
 from proxy.errors import ApiError
-from proxy.exchange import GatewayReply, Request, document, is_number, json_object
+from proxy.exchange import GatewayReply, Handler, Request, document, is_number, json_object
+from proxy.gateway import Gateway
+from proxy.limits.restraints import Kind, Restraints
 from proxy.routing.breaker import State
 from proxy.routing.keys import KeyState
 
@@ -16,9 +19,15 @@ _KEYS = {"retired": KeyState.RETIRED, "active": KeyState.ACTIVE}
 
 
 def routes(services: Services) -> list[Route]:
-    """`/api/providers`, for admins."""
-    gateway = services.gateway
+    """`/api/providers`, for admins. The last that fits a path is taken, so keys with odd names come last."""
+    return [
+        Route("POST", "/api/providers/*/circuit", _circuit(services.gateway), "admin"),
+        Route("POST", "/api/providers/*/rate", _rate(services.restraints), "admin"),
+        Route("POST", "/api/providers/*/keys/*", _key(services.gateway), "admin"),
+    ]
 
+
+def _circuit(gateway: Gateway) -> Handler:
     async def circuit(request: Request) -> GatewayReply:
         body = json_object(request.body)
         state, reason, model = body.get("state"), body.get("reason", ""), body.get("model")
@@ -38,6 +47,21 @@ def routes(services: Services) -> list[Route]:
                 raise ApiError(404, f"There is no model {model[:100]!r} there.", code="unknown_model") from None
             raise _unknown(request.argument) from None
 
+    return circuit
+
+
+def _rate(restraints: Restraints) -> Handler:
+    async def rate(request: Request) -> GatewayReply:
+        lowered = asked(request.body, lambda share: 0 <= share < 1, "from 0 and below 1")
+        try:
+            return document(restraints.put(Kind.RATE, request.argument, *lowered))
+        except KeyError:
+            raise _unknown(request.argument) from None
+
+    return rate
+
+
+def _key(gateway: Gateway) -> Handler:
     async def key(request: Request) -> GatewayReply:
         body = json_object(request.body)
         provider, _, key_id = request.argument.partition("/keys/")
@@ -51,10 +75,7 @@ def routes(services: Services) -> list[Route]:
                 raise ApiError(404, f"There is no key {key_id[:100]!r} there.", code="unknown_key") from None
             raise _unknown(provider) from None
 
-    return [
-        Route("POST", "/api/providers/*/circuit", circuit, "admin"),
-        Route("POST", "/api/providers/*/keys/*", key, "admin"),
-    ]
+    return key
 
 
 def _seconds(body: dict[str, Any], name: str, usual: float) -> float:

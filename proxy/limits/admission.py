@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from proxy import metrics
 from proxy.clock import Clock
 from proxy.errors import ApiError, ConfigError
 from proxy.limits.counters import Counters
+from proxy.limits.restraints import Restraints
 from proxy.limits.window import Window
 from proxy.settings import RateLimit, Settings
 
@@ -42,8 +43,8 @@ class Meter:
             if limit.tokens is not None
             else None
         )
-        self._requests_told = _Told(b"requests", limit.requests or 0)
-        self._tokens_told = _Told(b"tokens", limit.tokens or 0)
+        self._requests_told = _Told(b"requests")
+        self._tokens_told = _Told(b"tokens")
 
     def take(self, now: float) -> Window | None:
         """Counts a request if it may begin, and returns None; else the window that has no room."""
@@ -59,6 +60,12 @@ class Meter:
                 return requests
             requests.add(1)
         return None
+
+    def tighten(self, share: float) -> None:
+        """From now on so much of the limit holds, at least one request; 1 is all of it."""
+        for window in (self.requests, self.tokens):
+            if window is not None:
+                window.tighten(share)
 
     def charge(self, now: float, tokens: int) -> None:
         """Counts the tokens of an answer."""
@@ -82,7 +89,16 @@ class Meter:
 class KeyLimits:
     """What each caller may have."""
 
-    def __init__(self, settings: Settings, counters: Counters | None, refused: metrics.Counter, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        counters: Counters | None,
+        refused: metrics.Counter,
+        restraints: Restraints,
+        clock: Clock,
+    ) -> None:
+        self._restraints = restraints
+        restraints.on_change(self._tighten)
         self._own = {key.id: key.limit for key in settings.auth.keys if key.limit is not None}
         self._default = settings.limits.per_key
         self._counters = counters
@@ -126,14 +142,23 @@ class KeyLimits:
             limit = self._own.get(caller, self._default)
             counters = self._counters
             made = Meter(f"key {caller}", limit, counters) if counters is not None and _bounds(limit) else None
+            if made is not None:
+                made.tighten(self._restraints.limits())
             self._meters[caller] = made
             return made
+
+    def _tighten(self) -> None:
+        share = self._restraints.limits()
+        for meter in self._meters.values():
+            if meter is not None:
+                meter.tighten(share)
 
 
 class ProviderLimits:
     """What the proxy itself sends to each provider."""
 
-    def __init__(self, settings: Settings, counters: Counters | None, clock: Clock) -> None:
+    def __init__(self, settings: Settings, counters: Counters | None, restraints: Restraints, clock: Clock) -> None:
+        self._restraints = restraints
         self._clock = clock
         self._meters = {
             provider.name: Meter(f"provider {provider.name}", provider.limit, counters)
@@ -146,6 +171,10 @@ class ProviderLimits:
         asks for it."""
         meter = self._meters.get(provider)
         return meter is None or meter.take(self._clock.monotonic() if now is None else now) is None
+
+    def spared(self, providers: Iterable[str]) -> frozenset[str]:
+        """See `Restraints.spared`."""
+        return self._restraints.spared(providers)
 
     def wait(self, provider: str) -> float:
         """Seconds until `allows` may say yes again; 0 if it would now."""
@@ -216,8 +245,10 @@ class Limits:
                     f"{settings.run_dir} cannot hold the limits' counters: {error}", key="run_dir"
                 ) from error
         refused = measured.counter("rate_limited_total", "Requests refused for a caller's limit.", ("type",))
-        self.keys = KeyLimits(settings, self._counters, refused, clock)
-        self.providers = ProviderLimits(settings, self._counters, clock)
+        names, keys = [one.name for one in settings.providers], [key.id for key in settings.auth.keys]
+        self.restraints = Restraints(names, [*keys, ANONYMOUS], measured, clock)
+        self.keys = KeyLimits(settings, self._counters, refused, self.restraints, clock)
+        self.providers = ProviderLimits(settings, self._counters, self.restraints, clock)
         self.streams = OpenStreams(settings.limits.max_streams_per_key, refused)
 
     def charge(self, caller: str, tokens: int, provider: str | None = None) -> None:
@@ -275,20 +306,20 @@ def _too_many(kind: str, full: Window, meter: Meter) -> ApiError:
 class _Told:
     """The three headers of one window. What stays as it is, is made once."""
 
-    __slots__ = ("_form", "_kind", "_limit", "_shown")
+    __slots__ = ("_form", "_kind", "_shown")
 
-    def __init__(self, kind: bytes, limit: int) -> None:
-        self._kind, self._limit = kind, limit
-        self._shown = -1
+    def __init__(self, kind: bytes) -> None:
+        self._kind = kind
+        self._shown = -1, 0
         self._form = b""
 
     def lines(self, window: Window) -> bytes:
         seconds = int(window.reset() + 0.99)
-        if seconds != self._shown:
-            self._shown = seconds
+        if (seconds, window.limit) != self._shown:
+            self._shown = seconds, window.limit
             self._form = (
                 b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-reset-%b: %b\r\nx-ratelimit-remaining-%b: %%d\r\n"
-                % (self._kind, self._limit, self._kind, span(seconds), self._kind)
+                % (self._kind, window.limit, self._kind, span(seconds), self._kind)
             )
         return self._form % window.remaining()
 

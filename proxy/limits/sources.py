@@ -27,7 +27,12 @@ class Sources:
     """
 
     def __init__(self) -> None:
+        self._allowed = FAILURES
         self._failing: OrderedDict[str, _Failing] = OrderedDict()
+
+    def tighten(self, share: float) -> None:
+        """From now on so much of the ten failures is forgiven, at least one; a share of 1 is all of it."""
+        self._allowed = max(1, int(FAILURES * share + 1e-9))
 
     def failed(self, address: str | None, now: float) -> tuple[float, bool]:
         """Counts one failure: for how many seconds that address is held off (0: it is not), and whether this failure
@@ -42,7 +47,7 @@ class Sources:
         if now < failing.until:
             return failing.until - now, False
         failing.count += 1
-        if failing.count <= FAILURES:
+        if failing.count <= self._allowed:
             return 0.0, False
         failing.until = now + SECONDS
         failing.since, failing.count = failing.until, 0

@@ -56,6 +56,7 @@ class Window:
         "_seen",
         "_sums",
         "_total",
+        "_whole",
         "_width",
         "limit",
         "used",
@@ -65,6 +66,7 @@ class Window:
         self.limit = limit
         self.used = 0
         """What lies in the window."""
+        self._whole = limit, burst
         self._width = seconds / BUCKETS
         self._pace = limit / seconds
         self._burst = burst if burst is not None and burst < limit else None
@@ -75,6 +77,16 @@ class Window:
         self._now = -math.inf
         self._seen = 0
         self._level = 0.0
+
+    def tighten(self, share: float) -> None:
+        """From now on so much of the limit and of its burst holds, at least 1 of each; a share of 1 is all of it. What
+        was counted before goes on to count."""
+        whole, burst = self._whole
+        limit = max(1, math.floor(whole * share + 1e-9))
+        self._pace *= limit / self.limit
+        self.limit = limit
+        narrow = None if burst is None else max(1, math.floor(burst * share + 1e-9))
+        self._burst = narrow if narrow is not None and narrow < limit else None
 
     def look(self, now: float) -> None:
         """Brings `used` up to date; `now` in seconds of a clock that all processes share."""

@@ -95,7 +95,10 @@ class Attempts:
         deadline = now() + self._timeouts.total
         world = self._streamed if call.stream else self._whole
         translations = self._translations[call.operation]
-        course = pursue(candidates, self._policy, world, now=now, jitter=random.random, deadline=deadline)
+        spared = world.spared(candidates)
+        course = pursue(
+            candidates, self._policy, world, now=now, jitter=random.random, deadline=deadline, spared=spared
+        )
         step = proceed(course, None)
         while not isinstance(step, Told):
             if isinstance(step, Pause):

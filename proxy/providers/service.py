@@ -20,7 +20,6 @@ from proxy.providers.world import OwnLimits
 from proxy.routing.breaker import Policy, State
 from proxy.routing.keys import KeyState
 from proxy.settings import Settings
-from proxy.shared import Shared
 from proxy.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -32,12 +31,12 @@ class Providers:
     """One per worker; everything but `deliver` and `close` is quick."""
 
     def __init__(
-        self, settings: Settings, shared: Shared, metrics: Metrics, clock: Clock, own_limits: OwnLimits | None = None
+        self, settings: Settings, board: Board, metrics: Metrics, clock: Clock, own_limits: OwnLimits | None = None
     ) -> None:
         """To be made inside the running event loop. ConfigError if a key's file cannot be used."""
         breaker, endpoints = settings.breaker, [endpoint_of(provider) for provider in settings.providers]
         self._clock = clock
-        self._board = Board(shared, clock)
+        self._board = board
         self._lanes = {endpoint.name: Lane(endpoint, Keyring(endpoint, self._board, clock)) for endpoint in endpoints}
         self._upstream = Upstream(settings.timeouts.connect)
         policy = Policy(

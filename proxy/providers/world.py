@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
@@ -29,6 +29,10 @@ class OwnLimits(Protocol):
 
     def wait(self, provider: str) -> float:
         """Seconds until it may again."""
+        ...
+
+    def spared(self, providers: Iterable[str]) -> frozenset[str]:
+        """Of the providers in their order, those that one request should pass by if another takes it."""
         ...
 
 
@@ -64,6 +68,12 @@ class World:
             return choice
         wait = self._own_limits.wait(name)
         return Failure(Fault.QUOTA, "the proxy's own limit is reached", retry_after=wait, asked=False)
+
+    def spared(self, candidates: Sequence[Candidate]) -> frozenset[str]:
+        """The providers whose rate is lowered and that this request should pass by. To be asked once a request."""
+        if self._own_limits is None:
+            return frozenset()
+        return self._own_limits.spared(candidate.provider for candidate in candidates)
 
     def limit(self, candidate: Candidate, *, trial: bool) -> float:
         """Seconds for one attempt. A trial gets less patience, and so does the first attempt after a listing closed the

@@ -16,10 +16,12 @@ class Standing(IntEnum):
     """What the circuits on a route allow; of two circuits the worse one counts."""
 
     CLOSED = 0
-    TRIAL = 1
+    SPARED = 1
+    """Closed, but an operator would have this request go elsewhere."""
+    TRIAL = 2
     """A trial is due, and must be claimed first."""
-    OPEN = 2
-    FORCED = 3
+    OPEN = 3
+    FORCED = 4
     """An operator has taken it out."""
 
 
@@ -42,7 +44,8 @@ class Order(Generic[T]):
 
 
 def arrange(routes: Sequence[T], standing_of: Callable[[T], Standing]) -> Order[T]:
-    """Closed circuits as they come, then trials that are due; all of the others last of all.
+    """Closed circuits as they come, the spared ones behind them, then trials that are due; all of the others last of
+    all.
 
     Failing open (the last resort) follows LiteLLM: an open circuit is an opinion, a refused request a certainty.
     Routes that an operator has taken out come last there.
@@ -51,9 +54,10 @@ def arrange(routes: Sequence[T], standing_of: Callable[[T], Standing]) -> Order[
     if not any(standings):
         return Order(tuple(routes), (), ())
     pairs = list(zip(routes, standings, strict=True))
-    others = sorted((pair for pair in pairs if pair[1]), key=lambda pair: pair[1] is Standing.FORCED)
+    well = sorted((pair for pair in pairs if pair[1] <= Standing.SPARED), key=lambda pair: pair[1])
+    others = sorted((pair for pair in pairs if pair[1] > Standing.SPARED), key=lambda pair: pair[1] is Standing.FORCED)
     return Order(
-        tuple(route for route, how in pairs if how is Standing.CLOSED),
+        tuple(route for route, _ in well),
         tuple(route for route, how in pairs if how is Standing.TRIAL),
         tuple(route for route, _ in others),
     )

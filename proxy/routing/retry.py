@@ -100,9 +100,12 @@ class _Route:
 class _Ledger:
     """What has happened to one request so far."""
 
-    __slots__ = ("asked", "failed", "failed_now", "first", "policy", "routes")
+    __slots__ = ("asked", "failed", "failed_now", "first", "policy", "routes", "spared")
 
-    def __init__(self, candidates: Sequence[Candidate], policy: Policy, accepted: bool) -> None:
+    def __init__(
+        self, candidates: Sequence[Candidate], policy: Policy, accepted: bool, spared: AbstractSet[str]
+    ) -> None:
+        self.spared = spared
         self.routes = [_Route(candidate) for candidate in candidates]
         self.policy = policy
         self.first: Told | None = None
@@ -173,19 +176,20 @@ def pursue(
     jitter: Callable[[], float],
     deadline: float,
     accepted: bool = False,
+    spared: AbstractSet[str] = frozenset(),
 ) -> Course:
     """The course of one request over its candidates, at least one. `deadline` and `now` are of the same clock, `jitter`
     gives numbers from 0 to 1. `accepted`: some provider has accepted the request before, so that no other's refusal of
-    it is final."""
+    it is final. `spared` are providers that it passes by while another one is well."""
     begun: _Begun | None = None
-    if world.standing(candidates[0]) is Standing.CLOSED:
+    if candidates[0].provider not in spared and world.standing(candidates[0]) is Standing.CLOSED:
         choice = world.key(candidates[0], frozenset())
         if not isinstance(choice, Failure):
             # The common case: a good answer to this needs no further thought.
             came = yield Ask(candidates[0], choice, trial=False)
             assert came is not None
             begun = choice, came
-    ledger = _Ledger(candidates, policy, accepted)
+    ledger = _Ledger(candidates, policy, accepted, spared)
     for number in range(policy.rounds + 1):
         final = yield from _round(ledger, world, now, deadline, begun)
         begun = None
@@ -267,7 +271,7 @@ def _route(
 def _turns(ledger: _Ledger, world: World, now: float) -> Iterator[tuple[_Route, bool]]:
     """The routes of one round, and whether each is a trial. Those with an open circuit come only if no provider that
     was asked before them in this round has failed: its failure is an answer, and they are known to be worse."""
-    order = arrange(ledger.ready(now), lambda route: world.standing(route.candidate))
+    order = arrange(ledger.ready(now), lambda route: _standing(route.candidate, ledger.spared, world))
     for route in order.closed:
         yield route, False
     for route in order.trials:
@@ -275,3 +279,8 @@ def _turns(ledger: _Ledger, world: World, now: float) -> Iterator[tuple[_Route, 
     if not ledger.failed_now:
         for route in order.last_resort:
             yield route, False
+
+
+def _standing(candidate: Candidate, spared: AbstractSet[str], world: World) -> Standing:
+    standing = world.standing(candidate)
+    return Standing.SPARED if standing is Standing.CLOSED and candidate.provider in spared else standing

@@ -22,6 +22,7 @@ from proxy import metrics
 from proxy.auth import Caller, Doorman, Role
 from proxy.clock import FakeClock
 from proxy.errors import ApiError, ConfigError
+from proxy.limits.restraints import Restraints
 from proxy.limits.sources import FAILURES, SECONDS, Sources, network_of
 from proxy.loopback import is_of_a_page, owner
 from proxy.settings import Auth
@@ -81,7 +82,8 @@ def make(tmp_path: Path) -> Iterator[Any]:
             {"id": "boss", "role": "admin", "sha256": hashlib.sha256(ADMIN.encode()).hexdigest().upper()},
         ]
         settings = Auth.model_validate({"keys": keys} | auth)
-        return Gate(Doorman(settings, measured, clock), clock, tmp_path / "metrics")
+        restraints = Restraints([], [], measured, clock)
+        return Gate(Doorman(settings, measured, clock, restraints), clock, tmp_path / "metrics")
 
     yield made
     measured.close()

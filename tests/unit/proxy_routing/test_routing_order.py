@@ -19,6 +19,13 @@ def test_arrange_prefers_closed_then_due_trials() -> None:
     assert order == Order(("b", "d"), ("c",), ("c", "e", "a"))
 
 
+def test_arrange_puts_spared_behind_closed() -> None:
+    """A route that is to be spared comes behind those that are well, and before every trial; it is no last resort."""
+    standings = {"a": Standing.SPARED, "b": Standing.TRIAL, "c": Standing.CLOSED, "d": Standing.OPEN}
+    order = arrange(list(standings), standings.__getitem__)
+    assert order == Order(("c", "a"), ("b",), ("b", "d"))
+
+
 def test_arrange_without_trouble() -> None:
     """With every circuit closed the order is the configured one."""
     assert arrange(["a", "b"], lambda _: Standing.CLOSED) == Order(("a", "b"), (), ())

@@ -73,11 +73,19 @@ def travel(
     jitter: float = 0.5,
     seconds: float = 0.0,
     accepted: bool = False,
+    spared: AbstractSet[str] = frozenset(),
 ) -> Journey:
     """Goes a whole course; each attempt takes `seconds`."""
     journey, world = Journey(), world or OwnWorld()
     course = pursue(
-        candidates, policy, world, now=lambda: journey.now, jitter=lambda: jitter, deadline=deadline, accepted=accepted
+        candidates,
+        policy,
+        world,
+        now=lambda: journey.now,
+        jitter=lambda: jitter,
+        deadline=deadline,
+        accepted=accepted,
+        spared=spared,
     )
     step = proceed(course, None)
     while not isinstance(step, Told):
@@ -350,3 +358,19 @@ def test_laws_hold_for_any_table_of_outcomes(
         assert final or not failures or came.index(told) < came.index(failures[0])
     elif told.asked:
         assert told == failures[0]
+
+
+@pytest.mark.parametrize(
+    ("spared", "failing", "asked"),
+    [("a", "", "b"), ("a", "b", "ba"), ("ab", "", "a"), ("a", "ab", "ba")],
+    ids=["passed-by", "no-other-is-well", "all-spared", "all-fail"],
+)
+def test_a_spared_provider_is_passed_by_while_another_is_well(spared: str, failing: str, asked: str) -> None:
+    """Its request goes to the next provider; where that fails, or all are spared, it is asked all the same."""
+    journey = travel(
+        [A, B],
+        lambda ask, _: OUTAGE if ask.candidate.provider in failing else None,
+        policy=replace(POLICY, rounds=0),
+        spared=frozenset(spared),
+    )
+    assert journey.providers == asked
