@@ -91,7 +91,7 @@ class Daemon:
             lambda: [a.labels for a in self.engine.alerts() if a.state is AlertState.FIRING],
         )
         self.sender = Sender(self.outbox, build_notifiers(files.routes, self._notifier_context(config)), self.clock)
-        self.desk = Desk(self.database, self.clock, self.engine.alerts, self._announce, self.dispatcher.acknowledge)
+        self.desk = Desk(self.database, self.clock, self.engine.alert, self._announce, self.dispatcher.acknowledge)
         self.runs = Runs(self.database)
         self.facts = Facts(self.database)
         self.world = World(config, self.services, self.proxies, self.series, self.clock)
@@ -261,6 +261,7 @@ class Daemon:
         with self._store_trouble():
             samples = [*self.schedule.samples(), *self.sender.samples()]
             samples.append(Sample("proxywatch_incidents_unresolved", float(len(self.desk.unresolved))))
+            samples += self.triggers.samples(self.clock.now())
             self.pipeline.ingest_own(SELF, samples)
 
     def _take(self, events: Iterable[AlertEvent]) -> None:

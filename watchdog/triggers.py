@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from watchdog.core.incidents import TRANSITIONS, IncidentEvent
+from watchdog.core.model import Sample, labels_of
 from watchdog.errors import ActionError, StoreError
 from watchdog.playbooks.desk import Desk
 from watchdog.playbooks.runner import Runner
@@ -13,6 +14,10 @@ from watchdog.playbooks.schema import Playbook
 from watchdog.playbooks.triggers import ScheduleTrigger, WebhookTrigger
 from watchdog.schedule import Schedule, Work
 from watchdog.store.runs import Run, Runs
+
+_FAILED = ("exhausted", "refused")
+REMEMBERED_SECONDS = 86400.0
+"""How long a failed run that was never followed by another is still said to be wrong."""
 
 log = logging.getLogger("proxywatch.playbook")
 
@@ -57,12 +62,24 @@ class Triggers:
         for run in self._runs.unended():
             if (run.playbook, run.target) == (playbook.name, target):
                 raise ActionError(f"run {run.id} of {playbook.name} is already under way on {target}")
-        incident = next((i for i in self._desk.unresolved if i.key == target), None)
+        incident = self._desk.on(target)
         if incident is not None and incident.hands_off:
             raise ActionError(f"incident {incident.id} is left to people by {incident.hands_off}")
         if incident is not None and (incident.state, IncidentEvent.RUN_STARTED) not in TRANSITIONS:
             raise ActionError(f"incident {incident.id} is {incident.state}: no run can begin")
         return self._runner.begin(incident, playbook, target, trigger=by)
+
+    def samples(self, now: float) -> list[Sample]:
+        """By playbook and target, whether the last run that nobody watched failed: it has no incident to tell it."""
+        return [
+            Sample(
+                "proxywatch_run_failed",
+                float(run.state in _FAILED),
+                labels_of(playbook=run.playbook, subject=run.target),
+            )
+            for run in self._runs.unwatched(now - REMEMBERED_SECONDS)
+            if run.playbook in self._runner.playbooks
+        ]
 
     def _work(self, name: str, trigger: ScheduleTrigger) -> Work:
         async def work() -> None:

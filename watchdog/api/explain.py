@@ -45,7 +45,7 @@ def explain(parts: Parts, target: str | None = None, incident_id: int | None = N
         subjects = [_subject(parts, found.key, found)]
     elif target is not None:
         key = str(parse_target(target))
-        subjects = [_subject(parts, key, next((i for i in parts.desk.unresolved if i.key == key), None))]
+        subjects = [_subject(parts, key, parts.desk.on(key))]
     else:
         subjects = [_subject(parts, incident.key, incident) for incident in parts.desk.unresolved]
     now = parts.clock.now()
@@ -96,14 +96,18 @@ def _subject(parts: Parts, key: str, incident: Incident | None) -> Shape:
 def _answering(parts: Parts, target: Target, incident: Incident | None) -> tuple[Playbook | None, str]:
     """The playbook that answers, and in a sentence why this one or why none."""
     kind = target.kind
-    able = [p for _, p in sorted(parts.runner.playbooks.items()) if kind in p.targets]
+    able = [p for _, p in sorted(parts.runner.playbooks.items()) if kind in p.targets and not p.last_resort]
     names = ", ".join(p.name for p in able) or "none"
     if incident is None:
         if not able:
             return None, f"No playbook can repair a target of kind {kind}: a person would be told at once."
         return able[0], f"Playbooks that can repair a target of kind {kind}: {names}."
-    playbook = parts.triage.playbook_for(incident)
     fired = ", ".join(incident.alertnames)
+    run = parts.runs.get(parts.runner.run_of(incident.id) or 0)
+    resort = parts.runner.playbooks.get(run.playbook) if run else parts.triage.last_resort_for(incident)
+    if resort is not None and resort.last_resort:
+        return resort, f"Playbook {resort.name} is the last resort for {fired}: the ladder before it was exhausted."
+    playbook = parts.triage.playbook_for(incident)
     if playbook is not None:
         return playbook, f"Playbook {playbook.name} answers: it is meant for {fired} on a target of kind {kind}."
     if not able:

@@ -284,6 +284,7 @@ def playbook(parts: Parts, name: str) -> Shape:
         "autonomy": found.autonomy,
         "approval_expires_seconds": found.approval_expires,
         "mitigates": found.mitigates,
+        "last_resort": found.last_resort,
         "at_bay": found.at_bay,
         "budget": [window(one) for one in budget],
         "own_budget": found.budget is not None,

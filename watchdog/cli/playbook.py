@@ -73,7 +73,14 @@ def _described(shape: Shape) -> Iterator[str]:
     rows += [["begins", _trigger(trigger)] for trigger in shape["triggers"]]
     rows += [
         ["targets", ", ".join(shape["targets"])],
-        ["autonomy", shape["autonomy"] + (", mitigates a fault that is not ours to end" if shape["mitigates"] else "")],
+        [
+            "autonomy",
+            shape["autonomy"]
+            + (", mitigates a fault that is not ours to end" if shape["mitigates"] else "")
+            + (
+                ", once, when the ladder of another is exhausted on a critical incident" if shape["last_resort"] else ""
+            ),
+        ],
         ["budget", budget],
         ["evidence", ", ".join(shape["evidence"]) or "none"],
     ]

@@ -124,6 +124,16 @@ class Runs:
         rows = self._database.query("SELECT * FROM runs WHERE incident_id = ? ORDER BY id DESC LIMIT 1", (incident_id,))
         return _run(rows[0]) if rows else None
 
+    def unwatched(self, since: float) -> list[Run]:
+        """Of each playbook and target the newest run that ended after `since`, that no person began and that belonged
+        to no incident: nobody has heard how it ended. Cancelled ones do not count."""
+        rows = self._database.query(
+            "SELECT * FROM runs WHERE id IN (SELECT max(id) FROM runs WHERE incident_id IS NULL AND ended_at > ?"
+            " AND trigger != 'person' AND state != 'cancelled' GROUP BY playbook, target) ORDER BY id",
+            (since,),
+        )
+        return [_run(row) for row in rows]
+
     def intend(
         self,
         run: Run,

@@ -239,3 +239,26 @@ def test_two_playbooks_share_no_webhook_and_one_needs_a_beginning(tmp_path: Path
     files[0].write_text(yaml.safe_dump({"name": "one", "targets": ["host"], "ladder": ladder}))
     with pytest.raises(ConfigError, match="needs `answers` or `triggers`"):
         load_playbooks(files[:1])
+
+
+async def test_a_run_that_nobody_watched_does_not_fail_in_silence(small: SmallDaemon) -> None:
+    """A scheduled run without an incident that fails is measured as failed until one works; a person's own run is not,
+    for they saw it."""
+    parts = small.parts
+    triggers = Triggers(schedule=Schedule(parts.clock), runner=parts.runner, desk=parts.desk, runs=parts.runs)
+    ladder = [{"rung": "one", "steps": [{"kind": "command", "argv": ["false"]}]}]
+    await triggered(small, ladder=ladder, budget={"1h": 10})
+    playbook = parts.runner.playbooks["restore-worker"]
+
+    def failed() -> list[tuple[dict[str, str], float]]:
+        return [(dict(sample.labels), sample.value) for sample in triggers.samples(parts.clock.now())]
+
+    await parts.runner.finished(parts.runner.begin(None, playbook, WORKER, trigger="person").id)
+    assert failed() == []
+    await parts.runner.finished(triggers.fire(playbook, WORKER, "schedule").id)
+    who = {"playbook": "restore-worker", "subject": WORKER}
+    assert failed() == [(who, 1.0)]
+    ladder[0]["steps"] = [{"kind": "command", "argv": ["true"]}]
+    await triggered(small, ladder=ladder, budget={"1h": 10})
+    await parts.runner.finished(triggers.fire(parts.runner.playbooks["restore-worker"], WORKER, "schedule").id)
+    assert failed() == [(who, 0.0)]

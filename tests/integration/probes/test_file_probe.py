@@ -77,9 +77,10 @@ async def test_absence_is_measured(tmp_path: Path, http: HttpClient) -> None:
 
 async def test_a_pattern_gives_count_newest_and_oldest(tmp_path: Path, http: HttpClient) -> None:
     """Of the matching regular files only; directories and other names do not count."""
+    began = now()
     for name, age in (("a.dump", 300), ("b.dump", 100), ("c.dump", 200), ("d.txt", 1)):
         (tmp_path / name).write_bytes(bytes(age))
-        os.utime(tmp_path / name, (now() - age, now() - age))
+        os.utime(tmp_path / name, (began - age, began - age))
     (tmp_path / "e.dump").mkdir()
     found = values(await probe_of(http, pattern=str(tmp_path / "*.dump"), min_count=2).measure())
     drift = found["files_newest_age_seconds"] - 100
