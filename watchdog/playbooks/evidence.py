@@ -15,6 +15,7 @@ from watchdog.actions import ActionContext
 from watchdog.errors import ProxywatchError
 from watchdog.playbooks.desk import Desk
 from watchdog.store.runs import Run, Runs
+from watchdog.system.disk_usage import disk_usage as usage_of
 from watchdog.system.process_evidence import read_evidence
 from watchdog.system.tail import tail
 from watchdog.units import format_bytes
@@ -22,6 +23,7 @@ from watchdog.units import format_bytes
 log = logging.getLogger("proxywatch.playbook")
 
 PIECE_SECONDS = 3.0
+DISK_SECONDS = 2.0
 PIECE_CHARACTERS = 16_384
 TOP_PROCESSES = 8
 LOG_LINES = 20
@@ -109,6 +111,21 @@ async def pressure(_context: ActionContext) -> str:
     return "\n".join(lines)
 
 
+async def disk_usage(context: ActionContext) -> str:
+    """What uses the target's filesystem: directories, files, and deleted files that are still open."""
+    found = await asyncio.to_thread(usage_of, context.label("mountpoint"), DISK_SECONDS)
+    parts = (
+        ("directories, with all below", [f"{format_bytes(size):>10}  {path!r}" for size, path in found.directories]),
+        ("files", [f"{format_bytes(size):>10}  {path!r}" for size, path in found.files]),
+        ("deleted but still open", [f"{format_bytes(size):>10}  {name!r}" for size, name in found.deleted]),
+        ("entries directly in", [f"{count:>10}  {path!r}" for count, path in found.crowded]),
+    )
+    largest = found.directories[1:2] or found.directories
+    first = f"{format_bytes(largest[0][0])} below {largest[0][1]!r}" if largest else "nothing that we may read"
+    seen = f"{first}; {found.looked_at} entries looked at" + ("" if found.complete else ", not all: the time was up")
+    return "\n".join([seen, *(f"{title}:\n" + "\n".join(lines) for title, lines in parts if lines)])
+
+
 COLLECTORS: Mapping[str, Collector] = {
     f.__name__: f
     for f in (
@@ -121,6 +138,7 @@ COLLECTORS: Mapping[str, Collector] = {
         cache,
         top_processes,
         pressure,
+        disk_usage,
     )
 }
 

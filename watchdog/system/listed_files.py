@@ -1,7 +1,8 @@
 """Files that may be removed or compressed: regular ones, directly in listed directories, by pattern and age.
 
-Each directory is opened from `/` downwards without following a symbolic link, and everything after that goes by its
-descriptor: whoever may write beside these files cannot lead us anywhere else.
+One that has another name elsewhere (a hard link) would free nothing, and is left alone. Each directory is opened from
+`/` downwards without following a symbolic link, and everything after that goes by its descriptor: whoever may write
+beside these files cannot lead us anywhere else.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -21,7 +22,8 @@ MOST_FILES = 500
 _PRECIOUS = tuple(map(PurePosixPath, ("/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/sbin", "/sys", "/usr")))
 
 
-def _directory(text: str) -> str:
+def checked_directory(text: str) -> str:
+    """The path as it may be given. Raises ValueError for one that is relative, too near the top, or the system's."""
     path = PurePosixPath(text)
     if not path.is_absolute() or text.startswith("//") or ".." in path.parts:
         raise ValueError(f"expected an absolute path without `..`, not {text!r}")
@@ -29,6 +31,15 @@ def _directory(text: str) -> str:
         raise ValueError(f"expected a directory below those at the top, not {text!r}")
     if any(path.is_relative_to(precious) for precious in _PRECIOUS):
         raise ValueError(f"{text!r} belongs to the system")
+    return str(path)
+
+
+def _given(text: str) -> str:
+    path = PurePosixPath(text)
+    if path.is_absolute():
+        return checked_directory(text)
+    if ".." in path.parts or len(path.parts) < 2:
+        raise ValueError(f"expected a path of at least two parts without `..`, not {text!r}")
     return str(path)
 
 
@@ -40,8 +51,9 @@ def _pattern(text: str) -> str:
     return text
 
 
-Directory = Annotated[str, AfterValidator(_directory)]
-"""An absolute path, at least two levels deep, outside of what the system itself consists of."""
+Directory = Annotated[str, AfterValidator(_given)]
+"""At least two levels deep and outside of what the system itself consists of. One that is not absolute is below the
+directory that the agent works in, as its paths of state are: a checkout's own `var/`, and `/var/` under systemd."""
 Pattern = Annotated[str, AfterValidator(_pattern)]
 """A shell pattern of names, with at least one letter or digit."""
 
@@ -86,12 +98,13 @@ def find(
     wanted = tuple(patterns)
     found: list[ListedFile] = []
     troubles: list[str] = []
-    for directory in directories:
+    for given in directories:
         try:
+            directory = checked_directory(str(Path(given).absolute()))
             with opened(directory) as descriptor:
                 matching = [*_matching(directory, descriptor, wanted)]
-        except OSError as error:
-            troubles.append(f"{directory}: {error.strerror}")
+        except (OSError, ValueError) as error:
+            troubles.append(f"{given}: {error.strerror if isinstance(error, OSError) else error}")
             continue
         matching.sort(key=lambda file: file.modified, reverse=True)
         found += [file for file in matching[keep_newest:] if file.modified < modified_before * 1e9]
@@ -104,7 +117,7 @@ def _matching(directory: str, descriptor: int, patterns: tuple[str, ...]) -> Ite
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             with contextlib.suppress(FileNotFoundError):
                 found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                if stat.S_ISREG(found.st_mode):
+                if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
                     yield ListedFile(directory, name, found.st_ino, found.st_blocks * 512, found.st_mtime_ns)
 
 
@@ -114,7 +127,8 @@ def unchanged(file: ListedFile, descriptor: int) -> bool:
         now = os.stat(file.name, dir_fd=descriptor, follow_symlinks=False)
     except FileNotFoundError:
         return False
-    return stat.S_ISREG(now.st_mode) and (now.st_ino, now.st_mtime_ns) == (file.inode, file.modified)
+    same = (now.st_ino, now.st_mtime_ns) == (file.inode, file.modified)
+    return same and stat.S_ISREG(now.st_mode) and now.st_nlink == 1
 
 
 def remove(file: ListedFile) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,49 @@ async def test_a_missing_directory_hides_no_other(make: Any, place: Path) -> Non
     with pytest.raises(ActionError, match=r"removed 1 files.*missing: No such file"):
         await action.perform(await action.survey())
     assert names(place) == set()
+
+
+async def test_whatever_is_planted_beside_the_files_stays(make: Any, place: Path) -> None:
+    """Links hard and symbolic, a directory, a pipe, a socket: names that match, none of which is a file to free. Names
+    with line ends or blanks are only names."""
+    elsewhere = old(place.with_name("elsewhere") / "precious")
+    os.link(elsewhere, place / "hard.tmp")
+    (place / "soft.tmp").symlink_to(elsewhere)
+    (place / "nowhere.tmp").symlink_to(place / "missing")
+    old(place / "directory.tmp" / "in.tmp")
+    os.mkfifo(place / "pipe.tmp")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(place / "socket.tmp"))
+        planted = names(place)
+        old(place / "a\nb.tmp")
+        old(place / " .tmp")
+        for path in place.iterdir():
+            os.utime(path, (1, 1), follow_symlinks=False)
+        action = make("remove_files", directories=[str(place)], patterns=["*.tmp"], min_age="1d")
+        survey = json.loads(json.dumps(await action.survey()))
+        assert (await action.perform(survey)).startswith("removed 2 files")
+    assert names(place) == planted
+    assert elsewhere.read_bytes() == bytes(5000)
+
+
+async def test_a_file_that_got_another_name_since_the_survey_stays(make: Any, place: Path) -> None:
+    """A hard link made in between frees nothing by the removal, and somebody wanted to keep it."""
+    kept = old(place / "a.tmp")
+    action = make("remove_files", directories=[str(place)], patterns=["*.tmp"], min_age="1d")
+    survey = await action.survey()
+    os.link(kept, place / "kept")
+    assert await action.perform(survey) == "removed 0 files, freed 0 B"
+    assert names(place) == {"a.tmp", "kept"}
+
+
+async def test_a_relative_place_is_below_where_the_agent_works(
+    make: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As paths of state are; where that would be a part of the system nothing is touched."""
+    old(place / "var" / "a.tmp")
+    monkeypatch.chdir(place.parent)
+    action = make("remove_files", directories=["archive/var"], patterns=["*.tmp"], min_age="1d")
+    survey = await action.survey()
+    monkeypatch.chdir("/usr")
+    assert (await action.survey())["troubles"] == ["archive/var: '/usr/archive/var' belongs to the system"]
+    assert (await action.perform(survey)).startswith("removed 1 files")
