@@ -20,6 +20,8 @@ POINTS = [f"{when}-{name}" for name in WRITES if name != "page" for when in ("be
 async def test_run_is_reconciled_and_no_effect_happens_twice(world: World, point: str) -> None:
     """Killed around the write, started again: the run goes on, the worker was replaced once, the incident resolves."""
     world.configure(routes=world.inbox.routes)
+    world.edit("rules/workers.yaml", {"interval: 5s": "interval: 1s", "keep_firing_for: 5s": "keep_firing_for: 1s"})
+    world.edit("playbooks/restore-worker.yaml", {"hold: 2s": "hold: 1s"})
     await world.start(program=[sys.executable, str(HARNESS), str(world.config_file), point])
     await eventually("both workers serve", world.all_serve, 15)
     victim = (await world.workers())[0]
@@ -41,8 +43,9 @@ async def test_run_is_reconciled_and_no_effect_happens_twice(world: World, point
 @pytest.mark.parametrize("point", ["before-page", "after-page"])
 async def test_no_page_is_lost_or_doubled(world: World, point: str) -> None:
     """Killed around the write of a page: after the restart it is told, once."""
-    proxy = {"providers": [{"name": "primary", "kind": "local", "port": world.primary}]}
+    proxy = {"providers": [{"name": "primary", "kind": "local", "port": world.primary}], "retry": {"rounds": 1}}
     world.configure(proxy=proxy, routes=world.inbox.routes)
+    world.edit("playbooks/provider-failover.yaml", {"within: 5s": "within: 2s"})
     await world.start(program=[sys.executable, str(HARNESS), str(world.config_file), point])
     await world.demo(world.primary, mode="500")
     assert world.watchdog is not None

@@ -36,6 +36,7 @@ async def test_a_repair_asks_is_paused_and_acts_when_approved(world: World) -> N
     world.configure(watch=shop(port), routes=world.inbox.routes)
     file = world.root / "config/playbooks/restore-service.yaml"
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "autonomy": "approve"}))
+    world.edit("playbooks/restore-service.yaml", {"hold: 5s": "hold: 1s"})
     await world.start()
     (service,) = (await world.ask("/v1/status"))["services"]
     os.kill(service["pid"], signal.SIGKILL)

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,15 @@ class World:
         (config / "proxywatch.yaml").write_text(yaml.safe_dump(merged(own, watch or {})))
         plain = {"route": {"receiver": "journal"}, "receivers": [{"name": "journal"}]}
         (config / "routes.yaml").write_text(yaml.safe_dump(routes or plain))
+
+    def edit(self, name: str, changes: Mapping[str, str]) -> None:
+        """Replaces texts in one file of the configuration, everywhere in it; each must be there."""
+        file = self.root / "config" / name
+        text = file.read_text()
+        for old, new in changes.items():
+            assert old in text, f"{old!r} is not in {name}"
+            text = text.replace(old, new)
+        file.write_text(text)
 
     @property
     def config_file(self) -> Path:
