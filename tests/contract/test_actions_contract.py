@@ -40,6 +40,8 @@ TARGETS = {
     "open_circuit": "provider:openai",
     "profile_worker": "worker:web/0",
     "provider_key": "provider:openai",
+    "lower_rate": "provider:openai",
+    "suspend_key": "caller:web/shop",
 }
 SURVEYS: dict[str, dict[str, Any]] = {
     "recycle_worker": {"slot": 0, "pid": 4711},
@@ -53,6 +55,7 @@ SURVEYS: dict[str, dict[str, Any]] = {
     "remove_files": {"files": [["/no-such/place", "a.tmp", 7, 512, 0]], "troubles": []},
     "rotate_logs": {"files": [["/no-such/place", "a.log.1", 7, 512, 0]], "troubles": []},
     "vacuum_journal": {"bytes": 1024},
+    **{kind: {"since": 0.0} for kind in ("lower_rate", "shed_load", "suspend_key", "tighten_limits")},
 }
 """What an intent of before the crash may hold; kinds that survey nothing need none."""
 
@@ -240,6 +243,13 @@ async def test_an_unknown_service_is_never_guessed(tmp_path: Path, kind: str) ->
         ("remove_files", {"directories": ["//etc/ssl"], "patterns": ["*.pem"], "min_age": "1d"}),
         ("remove_files", {"directories": ["/var/tmp"], "patterns": ["*"], "min_age": "1d"}),
         ("remove_files", {"directories": ["/var/tmp"], "patterns": ["../*.tmp"], "min_age": "1d"}),
+        ("shed_load", {"share": 0}),
+        ("shed_load", {"share": 1}),
+        ("shed_load", {"duration": "1h"}),
+        ("lower_rate", {"share": 1}),
+        ("tighten_limits", {"share": 0}),
+        ("suspend_key", {"duration": "2d"}),
+        ("suspend_key", {"key": ""}),
         ("vacuum_journal", {}),
         ("vacuum_journal", {"keep_size": "1KiB"}),
         ("vacuum_journal", {"keep_time": "1s"}),
