@@ -8,6 +8,7 @@
     ├── ProbeError           a measurement failed (itself a sample)
     ├── ActionError          an effect failed or could not be confirmed
     ├── DeliveryError        a notification was not accepted
+    ├── BackupError          an archive that cannot be made, is not what it should be, or cannot be put back
     ├── StoreError           our own memory cannot be read or written: act on nothing
     ├── ControlError         a call to the running daemon failed
     └── TransitionError      an event that the state it met cannot take: a bug, named precisely
@@ -62,6 +63,10 @@ class ActionError(ProxywatchError):
 
 class DeliveryError(ProxywatchError):
     """A notification was not accepted. `permanent` errors are not retried."""
+
+
+class BackupError(ProxywatchError):
+    """An archive cannot be made, is not what it should be, or cannot be put back."""
 
 
 class StoreError(ProxywatchError):

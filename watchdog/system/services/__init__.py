@@ -15,6 +15,7 @@ from watchdog.registry import Registry, Settings
 from watchdog.system.http import HttpClient
 from watchdog.system.process import ProcessIdentity
 from watchdog.system.proxy_api import ProxyEndpoint
+from watchdog.system.services.recovery import Recovery
 
 ServiceState = Literal["running", "starting", "stopped", "failed", "unknown"]
 """`failed`: it ended although it should run. `unknown`: it could not be found out, so nothing should be done."""
@@ -40,6 +41,8 @@ class ServiceSettings(Settings):
     depends_on: tuple[str, ...] = ()
     """Targets that it cannot be well without, such as `service:database` or `host`: while one is in trouble, nothing of
     this service is restarted."""
+    recovery: Recovery | None = None
+    """What is archived of it, and how it is put back."""
 
     @field_validator("depends_on")
     @classmethod

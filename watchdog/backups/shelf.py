@@ -1,0 +1,148 @@
+"""The directory of archives: their names, who may work in it, what has grown too old.
+
+`HOLDING-20261123T030000Z.tar.gz` are archives, `points/` holds restore points, which are made by a restore and chosen
+by nothing but its roll-back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from watchdog.errors import BackupError
+
+_NAME = re.compile(r"(?P<holding>[^/]+)-(?P<at>\d{8}T\d{6}Z)(?:-(?P<number>\d{1,6}))?\.tar\.gz")
+_LOCK_SECONDS = 120.0
+_LOCK_RETRY_SECONDS = 0.05
+_SCRATCH = ".scratch-"
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """One archive by its name. `made_at` is epoch seconds by the machine's clock then."""
+
+    path: Path
+    holding: str
+    made_at: float
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        """As people name it."""
+        return self.path.name
+
+
+class Shelf:
+    """One directory, made (mode 0700) when something is put there first."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.absolute()
+
+    @property
+    def points(self) -> Path:
+        """Where restore points are."""
+        return self.directory / "points"
+
+    def archives(self, holding: str | None = None, *, points: bool = False) -> list[Archive]:
+        """All of a holding, or of every one, newest first. Raises BackupError if the directory cannot be read."""
+        directory = self.points if points else self.directory
+        try:
+            found = [*filter(None, map(_named, directory.iterdir()))]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise BackupError(f"{directory}: cannot be read: {error.strerror}") from error
+        mine = [archive for archive in found if holding is None or archive.holding == holding]
+        return sorted(mine, key=lambda a: (a.made_at, a.number, a.name), reverse=True)
+
+    def find(self, text: str) -> Archive:
+        """By name or path. Raises BackupError."""
+        path = Path(text) if "/" in text else self.directory / text
+        archive = _named(path)
+        if archive is None or not path.is_file():
+            raise BackupError(f"there is no archive {text}", hint="`proxywatch backup list` shows which there are")
+        return archive
+
+    def place(self, holding: str, at: float, *, point: bool = False) -> Path:
+        """A path that is still free."""
+        directory = self.points if point else self.directory
+        stamp = datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%SZ")
+        stem = f"{quote(holding, safe='')}-{stamp}"
+        taken = (directory / f"{stem}.tar.gz", *(directory / f"{stem}-{n}.tar.gz" for n in range(1, 100_000)))
+        return next(path for path in taken if not path.exists())
+
+    def point_of(self, holding: str, run: str) -> Path:
+        """The restore point of a run, made or not."""
+        return self.points / f"{quote(holding, safe='')}-run-{quote(run, safe='')}.tar.gz"
+
+    @asynccontextmanager
+    async def lock(self) -> AsyncIterator[None]:
+        """Held by one at a time, in this process and others. What a killed one left half-made is removed. Raises
+        BackupError if the directory cannot be made, or somebody else holds it too long."""
+        try:
+            for directory in (self.directory, self.points):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise BackupError(f"{self.directory}: cannot be used: {error.strerror}") from error
+        try:
+            await _locked(descriptor, self.directory)
+            await asyncio.to_thread(self._sweep)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A directory for what is unpacked, gone afterwards; the lock is held."""
+        try:
+            made = tempfile.mkdtemp(prefix=_SCRATCH, dir=self.directory)
+        except OSError as error:
+            raise BackupError(f"{self.directory}: cannot be written: {error.strerror}") from error
+        try:
+            yield Path(made)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        for directory in (self.directory, self.points):
+            for path in directory.glob(".*"):
+                if path.name.startswith(_SCRATCH):
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name.endswith(".new"):
+                    path.unlink(missing_ok=True)
+
+
+async def _locked(descriptor: int, directory: Path) -> None:
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if clock() >= deadline:
+                raise BackupError(f"{directory}: somebody else has been at work in it for too long") from None
+            await asyncio.sleep(_LOCK_RETRY_SECONDS)
+        else:
+            return
+
+
+def _named(path: Path) -> Archive | None:
+    found = _NAME.fullmatch(path.name)
+    if found is None:
+        return None
+    try:
+        at = datetime.strptime(found["at"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+    return Archive(path, unquote(found["holding"]), at, int(found["number"] or 0))
