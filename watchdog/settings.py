@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 
 import watchdog.probes
 import watchdog.system.services
+from watchdog.backups.holding import OWN
 from watchdog.core.permission import Limits, Window
 from watchdog.errors import ConfigError
 from watchdog.locations import candidates, found_file
@@ -69,6 +70,20 @@ class MemorySettings(Settings):
     max_samples: int = Field(4_000, ge=10)
 
 
+class BackupSettings(Settings):
+    """Archives of our own configuration and database, and of every service that has a `recovery` section."""
+
+    directory: Path | None = None
+    """`backups` in `state_dir` if it is not given; only its owner may enter."""
+    daily_at: str = Field("03:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    """Local time."""
+    keep: Duration = Field(30 * 86400.0, gt=0)
+    keep_at_least: int = Field(3, ge=1)
+    """So many that verify stay, however old."""
+    look_every: Duration = Field(10.0, ge=0.1)
+    """How often it is seen whether a configuration has changed."""
+
+
 class Config(Settings):
     """The whole configuration; `config_model` fills in the unions of all registered kinds."""
 
@@ -84,6 +99,7 @@ class Config(Settings):
     services: dict[str, ServiceSettings] = {}
     probes: dict[str, ProbeSettings] = {}
     guards: GuardSettings = GuardSettings()
+    backups: BackupSettings = BackupSettings()
     memory: MemorySettings = MemorySettings()
     history: Duration = 90 * 86400.0
     """How long resolved incidents are kept."""
@@ -175,6 +191,8 @@ def _check(config: Config, document: Document) -> None:
             close = difflib.get_close_matches(probe.service, list(config.services), n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else f"; services: {', '.join(config.services) or 'none'}"
             raise _error(document, ("probes", name, "service"), f"no service is called {probe.service!r}{hint}")
+    if OWN in config.services and config.services[OWN].recovery is not None:
+        raise _error(document, ("services", OWN, "recovery"), "this name is taken: what is kept of the agent has it")
     for key in ("budget", "host_budget"):
         try:
             _windows(getattr(config.guards, key))

@@ -13,6 +13,9 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
+from watchdog.backups.holding import Holding
+from watchdog.backups.shelf import Shelf
+from watchdog.backups.vault import Vault
 from watchdog.clock import Clock
 from watchdog.core.model import Outcome
 from watchdog.core.targets import Target
@@ -47,6 +50,10 @@ class ActionContext:
     clock: Clock
     log_dir: Path
     """Where the services' logs are; for evidence."""
+    vault: Vault | None = None
+    """The archives."""
+    run: str = ""
+    """Which run acts: the same after a restart of the agent, and never another's. Empty where nothing acts."""
 
     def label(self, name: str) -> str:
         """A label of the target or of its incident. Raises ActionError where it is missing: never a guess."""
@@ -70,6 +77,20 @@ class ActionContext:
         if name not in self.proxies:
             raise ActionError(f"service {name!r} has no `proxy` section in the configuration", permanent=True)
         return self.proxies[name]
+
+    @property
+    def holding(self) -> Holding:
+        """What is kept of the target's service. Raises ActionError or BackupError if that is nothing."""
+        if self.vault is None:
+            raise ActionError("nothing is archived here", permanent=True)
+        return self.vault.holding(self.label("service"))
+
+    @property
+    def shelf(self) -> Shelf:
+        """Where archives are. Raises ActionError if there are none."""
+        if self.vault is None:
+            raise ActionError("nothing is archived here", permanent=True)
+        return self.vault.shelf
 
 
 @dataclass(frozen=True, slots=True)

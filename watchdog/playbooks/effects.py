@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from watchdog.actions import Action, ActionContext, ActionSettings, actions
 from watchdog.clock import Clock
@@ -44,7 +45,7 @@ class Effects:
         found = []
         for step in rung.steps:
             try:
-                found.append(build(step, self._context(run.target, run.labels)).describe())
+                found.append(build(step, self._within(run)).describe())
             except ProxywatchError as error:
                 found.append(f"{kind_of(step)} (cannot be done: {error})")
         return found
@@ -56,7 +57,7 @@ class Effects:
         this is not the `last` try, and the world shows that nothing has happened. The way back is charged to no budget:
         it only takes back what was. Raises StoreError, before the effect if its intent cannot be written."""
         step = rung.all_steps[index]
-        action = build(step, self._context(run.target, run.labels))
+        action = build(step, self._within(run))
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 survey = await action.survey()
@@ -97,6 +98,10 @@ class Effects:
             self._desk.tell(run.incident_id, str(outcome), note, {"key": effect.key})
         return outcome, note
 
+    def _within(self, run: Run) -> ActionContext:
+        """What the run's actions may touch; numbers of runs begin anew with a new store, so its time names it too."""
+        return replace(self._context(run.target, run.labels), run=f"{run.id}-{run.started_at:.0f}")
+
     async def reconcile(self, run: Run) -> None:
         """Looks at the world for every effect of a run whose end nobody wrote down, and writes what is there."""
         for effect in self._runs.effects_of(run.id):
@@ -110,7 +115,7 @@ class Effects:
     async def _look(self, run: Run, effect: Effect) -> tuple[Outcome, str]:
         try:
             settings = actions.kinds[effect.action].model_construct(**effect.arguments)
-            action: Action = actions.implementation(effect.action)(settings, self._context(run.target, run.labels))
+            action: Action = actions.implementation(effect.action)(settings, self._within(run))
             async with asyncio.timeout(LOOK_SECONDS):
                 sighting = await action.observe(effect.survey)
         except TimeoutError:
