@@ -72,6 +72,10 @@ class Gateway:
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
+        self._damaged = metrics.counter(
+            "shared_store_damaged_total", "How often the workers' shared store was found damaged and begun anew."
+        )
+        self._damage_told = 0
         self._ticking: asyncio.Task[None] | None = None
         self.settle: Callable[[Account, str, str, int, float], object] | None = None
         """Books a request of our own: account, id, caller, status, seconds. The app sets it."""
@@ -228,11 +232,18 @@ class Gateway:
             self._caches.tick()
             self._caches.refresh()
             self.providers.tick()
+            self._tell_damage()
 
     def _refresh(self) -> None:
         """Sets the gauges of what is shared."""
         self._caches.refresh()
         self.providers.refresh()
+        self._tell_damage()
+
+    def _tell_damage(self) -> None:
+        if fresh := self._shared.set_aside - self._damage_told:
+            self._damaged.inc(by=fresh)
+            self._damage_told += fresh
 
 
 def _parse(

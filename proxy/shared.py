@@ -122,6 +122,8 @@ class Shared:
         self._databases: dict[str, lmdb._Database] = {}
         self._no_wait_until = 0.0
         self._mapped: int | None = None
+        self.set_aside = 0
+        """How often this process has found the files damaged and set them aside."""
         self._data = _NOT_OPEN
         self._seen_bytes = 0
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -275,6 +277,7 @@ class Shared:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._clock.wall()))
         aside = self._directory.with_name(f"{self._directory.name}.damaged-{stamp}")
         self._directory.rename(aside)
+        self.set_aside += 1
         log.warning("the shared store was set aside as %s and begun anew: %s", aside, why)
 
 

@@ -66,8 +66,13 @@ class NamedCache:
                 ("cache_size_bytes", "Bytes that the cache holds."),
                 ("cache_max_bytes", "Bytes that the cache may hold."),
                 ("cache_hit_rate", "Share of the latest look-ups that hit."),
+                ("cache_longest_expired_seconds", "How long an answer is kept past its end."),
             )
         }
+        self._damaged = metrics.counter(
+            "cache_damaged_total", "Answers in the cache that could not be read.", ("cache",)
+        ).at(name)
+        self._damage_told = 0
         self._counted = [0, 0]
 
     def find(self, key: bytes) -> Found | None:
@@ -149,6 +154,10 @@ class NamedCache:
         self._gauges["cache_max_bytes"].set(limits.max_size_mb * MIB, name)
         if totals.hits + totals.misses:
             self._gauges["cache_hit_rate"].set(totals.hit_rate, name)
+        self._gauges["cache_longest_expired_seconds"].set(self.guarded(self.store.longest_expired, 0.0), name)
+        if fresh := self.store.damaged - self._damage_told:
+            self._damaged.inc(by=fresh)
+            self._damage_told += fresh
 
     def health(self) -> dict[str, Any]:
         """Usage; warning above 90 % and critical above 95 % of a limit."""

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from typing import Any
 
 from proxy.cache.named import MIB, NamedCache
-from proxy.cache.operations import inspection, transfer
+from proxy.cache.operations import compaction, inspection, transfer
 from proxy.cache.plan import Plan
 from proxy.cache.policy import KEY_BYTES, CacheName, is_summary, namespace_of, realm, request_key, wish
 from proxy.cache.storage.edit import Totals
@@ -57,7 +57,7 @@ class Caches:
         self._response = NamedCache("response", settings.cache, shared, settings.state_dir, metrics, clock)
         self._summary = NamedCache("summary", settings.summary_cache, shared, settings.state_dir, metrics, clock)
         self.all: dict[CacheName, NamedCache] = {"response": self._response, "summary": self._summary}
-        self.care = Care((self._response, self._summary), shared, ask, usable, memory, clock)
+        self.care = Care((self._response, self._summary), shared, ask, usable, memory, metrics, clock)
         self._keys: dict[bytes, bytes] = {}
         for cache in self.all.values():
             cache.prepare()
@@ -124,6 +124,15 @@ class Caches:
         removed = await inspection.invalidate(self.all, selector, self._clock)
         return {"invalidated": sum(removed.values()), "caches": removed}
 
+    async def compact(self) -> dict[str, Any]:
+        """Removes damaged, expired and unused entries; how many of each, and what is left. ApiError 503 if the store is
+        busy."""
+        self._settle()
+        done = await compaction.compact(self.all, self._clock)
+        left = [cache.totals() for cache in self.all.values()]
+        size = sum(totals.size_bytes for totals in left)
+        return {**done, "entries": sum(t.entries for t in left), "memory_usage_mb": round(size / MIB, 4)}
+
     def exported(self) -> AsyncIterator[bytes]:
         """Both caches as one JSON document, in pieces."""
         self._settle()
@@ -164,6 +173,7 @@ class Caches:
         """Sets the gauges of what is shared."""
         for cache in self.all.values():
             cache.refresh()
+        self.care.refresh()
 
     async def close(self) -> None:
         """Stores what is gathered and closes everything."""

@@ -16,6 +16,7 @@ from proxy.settings import parse_duration
 _NAMES = get_args(CacheName)
 _PAGE, _LARGEST_PAGE = 100, 1000
 _TEXT_CHARACTERS = 200
+_LONGEST_PAUSE_SECONDS = 86_400
 _JSON = (b"content-type", b"application/json")
 _FILE = (b"content-disposition", b'attachment; filename="llm-proxy-cache.json"')
 
@@ -66,8 +67,14 @@ def _asked(services: Services) -> list[Route]:
     async def invalidate(request: Request) -> GatewayReply:
         return document(await gateway.caches.invalidate(_selector(json_object(request.body))))
 
-    async def pause(_request: Request) -> GatewayReply:
-        return document(gateway.caches.care.pause())
+    async def pause(request: Request) -> GatewayReply:
+        return document(gateway.caches.care.pause(_pause(json_object(request.body) if request.body else {})))
+
+    async def warm(_request: Request) -> GatewayReply:
+        return document(gateway.caches.care.warm())
+
+    async def compact(_request: Request) -> GatewayReply:
+        return document(await gateway.caches.compact())
 
     async def resume(_request: Request) -> GatewayReply:
         return document(gateway.caches.care.resume())
@@ -83,6 +90,8 @@ def _asked(services: Services) -> list[Route]:
         Route("DELETE", "/api/cache", flush, "admin"),
         Route("POST", "/api/cache/evict", evict, "admin"),
         Route("POST", "/api/cache/invalidate", invalidate, "admin"),
+        Route("POST", "/api/cache/compact", compact, "admin"),
+        Route("POST", "/api/cache/warm", warm, "admin"),
         Route("POST", "/api/cache/pause-warming", pause, "admin"),
         Route("POST", "/api/cache/resume-warming", resume, "admin"),
         Route("GET", "/api/cache/export", export, "admin"),
@@ -99,6 +108,17 @@ def _eviction(body: Mapping[str, Any]) -> tuple[bool, float | None]:
     if expired == (fraction is not None):
         raise ApiError(400, 'Expected exactly one of {"expired": true} and {"fraction": F}.')
     return expired, fraction
+
+
+def _pause(body: Mapping[str, Any]) -> float | None:
+    seconds = body.get("seconds")
+    if seconds is not None and not (is_number(seconds) and 0 < seconds <= _LONGEST_PAUSE_SECONDS):
+        raise ApiError(
+            400,
+            f"seconds: expected a number above 0 and at most {_LONGEST_PAUSE_SECONDS}, not {seconds!r}.",
+            param="seconds",
+        )
+    return None if seconds is None else float(seconds)
 
 
 def _selector(body: Mapping[str, Any]) -> Selector:

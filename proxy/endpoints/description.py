@@ -46,6 +46,8 @@ class Said:
     summary: str
     answers: Mapping[str, str]
     body: str | None = None
+    may_be_empty: bool = False
+    """Whether the body can be left out."""
     also: tuple[int | str, ...] = ()
     arguments: tuple[str, ...] = ()
     """The names of the parts `*` of the path."""
@@ -66,17 +68,23 @@ _PAGE: tuple[tuple[str, Schema], ...] = (
 )
 SAID: dict[tuple[str, str], Said] = {
     ("POST", "/v1/chat/completions"): Said(
-        "A chat completion, whole or streamed", {JSON: "ChatCompletion", STREAM: "Event"}, "ChatRequest", _UPSTREAM
+        "A chat completion, whole or streamed",
+        {JSON: "ChatCompletion", STREAM: "Event"},
+        "ChatRequest",
+        also=_UPSTREAM,
     ),
     ("POST", "/v1/completions"): Said(
-        "A text completion, whole or streamed", {JSON: "Completion", STREAM: "Event"}, "CompletionRequest", _UPSTREAM
+        "A text completion, whole or streamed",
+        {JSON: "Completion", STREAM: "Event"},
+        "CompletionRequest",
+        also=_UPSTREAM,
     ),
     ("POST", "/v1/embeddings"): _json("Embeddings", "Embeddings", body="EmbeddingsRequest", also=_UPSTREAM),
     ("POST", "/v1/messages"): Said(
         "A message by Anthropic's contract, whole or streamed",
         {JSON: "Message", STREAM: "Event"},
         "MessagesRequest",
-        _UPSTREAM,
+        also=_UPSTREAM,
     ),
     ("GET", "/v1/models"): _json("The models that may be asked", "Models"),
     ("GET", "/v1/models/*"): _json("One of them", "Model", also=(404,), arguments=("model",)),
@@ -100,7 +108,11 @@ SAID: dict[tuple[str, str], Said] = {
     ("GET", "/debug/cache/config"): _json("The caches' settings", "Anything"),
     ("GET", "/debug/cache/stats"): _json("What a look at every entry tells", "CacheStats"),
     ("POST", "/api/cache/invalidate"): _json("Removes the entries that are selected", "Invalidated", body="Selector"),
-    ("POST", "/api/cache/pause-warming"): _json("No warming until it is resumed", "Warming"),
+    ("POST", "/api/cache/compact"): _json("Removes damaged, expired and unused entries", "Compacted"),
+    ("POST", "/api/cache/warm"): _json("A round of warming at once, if warming is enabled", "Warming"),
+    ("POST", "/api/cache/pause-warming"): _json(
+        "No warming for a time, or until it is resumed", "Warming", body="PausedWarming", may_be_empty=True
+    ),
     ("POST", "/api/cache/resume-warming"): _json("Warming goes on", "Warming"),
     ("GET", "/api/cache/export"): _json("All entries, for an import elsewhere", "Anything"),
     ("POST", "/api/cache/import"): _json("Stores what an export holds", "Anything", body="Anything"),
@@ -194,7 +206,7 @@ def _operation(route: Route, said: Said) -> dict[str, Any]:
     if parameters:
         operation["parameters"] = parameters
     if said.body is not None:
-        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": ref(said.body)}}}
+        operation["requestBody"] = {"required": not said.may_be_empty, "content": {JSON: {"schema": ref(said.body)}}}
     if route.needs is not None:
         operation["security"] = [{"bearer": []}, {"x-api-key": []}]
         operation["description"] = f"Takes a key of role {route.needs}, or what `auth.anonymous_loopback` allows."

@@ -199,6 +199,17 @@ COMPONENTS: dict[str, Schema] = {
         ],
     },
     "Evicted": shape({"evicted": COUNT, "entries": COUNT, "memory_usage_mb": AMOUNT}),
+    "Compacted": shape(
+        {
+            "checked": COUNT,
+            "damaged": COUNT,
+            "expired": COUNT,
+            "unused": COUNT,
+            "entries": COUNT,
+            "memory_usage_mb": AMOUNT,
+        }
+    ),
+    "PausedWarming": shape({}, {"seconds": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 86_400}}),
     "Flushed": shape({"flushed": COUNT, "flushes": COUNT}),
     "Circuit": shape(
         {"state": one_of("open", "closed")},

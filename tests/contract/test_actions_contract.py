@@ -56,6 +56,8 @@ SURVEYS: dict[str, dict[str, Any]] = {
     "rotate_logs": {"files": [["/no-such/place", "a.log.1", 7, 512, 0]], "troubles": []},
     "vacuum_journal": {"bytes": 1024},
     **{kind: {"since": 0.0} for kind in ("lower_rate", "shed_load", "suspend_key", "tighten_limits")},
+    "pause_warming": {"since": None},
+    "warm_cache": {"rounds": 1},
 }
 """What an intent of before the crash may hold; kinds that survey nothing need none."""
 
@@ -243,6 +245,7 @@ async def test_an_unknown_service_is_never_guessed(tmp_path: Path, kind: str) ->
         ("remove_files", {"directories": ["//etc/ssl"], "patterns": ["*.pem"], "min_age": "1d"}),
         ("remove_files", {"directories": ["/var/tmp"], "patterns": ["*"], "min_age": "1d"}),
         ("remove_files", {"directories": ["/var/tmp"], "patterns": ["../*.tmp"], "min_age": "1d"}),
+        ("pause_warming", {"duration": "2d"}),
         ("shed_load", {"share": 0}),
         ("shed_load", {"share": 1}),
         ("shed_load", {"duration": "1h"}),

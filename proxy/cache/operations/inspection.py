@@ -74,7 +74,7 @@ async def invalidate(caches: Mapping[CacheName, NamedCache], selector: Selector,
         if selector.cache not in (None, name):
             continue
         removed[name] = 0
-        async for items in _pages(cache):
+        async for items in pages(cache):
             now = clock.wall()
             chosen = {item.key: item.entry.serial for item in items if matcher.matches(item, now)}
             if chosen:
@@ -121,7 +121,7 @@ async def stats(cache: NamedCache, clock: Clock) -> dict[str, Any]:
     oldest: float | None = None
     newest: float | None = None
     models: Counter[str] = Counter()
-    async for items in _pages(cache):
+    async for items in pages(cache):
         for item in items:
             entry = item.entry
             number, size, hits = number + 1, size + entry.size, hits + entry.hits
@@ -143,10 +143,10 @@ async def stats(cache: NamedCache, clock: Clock) -> dict[str, Any]:
     }
 
 
-async def _pages(cache: NamedCache) -> AsyncIterator[list[Item]]:
+async def pages(cache: NamedCache, *, bodies: bool = False) -> AsyncIterator[list[Item]]:
     """All entries, with pauses for the worker's other work."""
     after = b""
-    while items := cache.page(after, _PAGE):
+    while items := cache.page(after, _PAGE, bodies=bodies):
         after = items[-1].key
         yield items
         await asyncio.sleep(0)

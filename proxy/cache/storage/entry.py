@@ -133,6 +133,12 @@ def by_time(seconds: float) -> bytes:
     return _STAMP.pack(max(0, int(seconds * 1e6)))
 
 
+def of_time(stamp: bytes) -> float:
+    """The seconds that `by_time` wrote."""
+    (microseconds,) = _STAMP.unpack(stamp)
+    return float(microseconds) / 1e6
+
+
 def by_rank(rank: int, used: float) -> bytes:
     """The head of a key in the order of eviction: rank first, then when it was last used."""
     return _RANKED.pack(rank, max(0, int(used * 1e6)))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from proxy.cache.policy import CacheName
 from proxy.cache.storage.edit import Databases, Edit, Totals, load
-from proxy.cache.storage.entry import OVERHEAD_BYTES, Entry, Fresh, code, head, unpack
+from proxy.cache.storage.entry import OVERHEAD_BYTES, STAMP_BYTES, Entry, Fresh, code, head, of_time, unpack
 from proxy.cache.storage.hot import Hot
 from proxy.clock import Clock
 from proxy.settings import CacheLimits
@@ -57,6 +57,8 @@ class CacheStore:
         self._max_bytes = int(limits.max_size_mb * 2**20)
         self._max_entry_bytes = int(limits.max_entry_kb * 2**10)
         self._known: tuple[object, Databases] | None = None
+        self.damaged = 0
+        """How many entries could not be read by this process."""
 
     def prepare(self) -> int:
         """To be called once at the start: drops what an older layout or another `version` has left; says how much."""
@@ -93,12 +95,15 @@ class CacheStore:
             with self._shared.read() as txn:
                 raw = txn.get(key, db=self._databases().entries)
                 kept = txn.get(key, db=self._databases().bodies)
-            if raw is None or kept is None:
+            if raw is None:
                 return None
             serial, stored, expires = head(raw)
             try:
-                body = unpack(raw).body(kept)
+                body = None if kept is None else unpack(raw).body(kept)
             except ValueError:
+                body = None
+            if body is None:
+                self.damaged += 1
                 return None
             self.hot.put(key, PLAIN_FORM, serial, body)
         now = self._clock.wall()
@@ -186,6 +191,12 @@ class CacheStore:
                 items.append(Item(key, unpack(cursor.value()), kept))
                 there = cursor.next()
         return items
+
+    def longest_expired(self) -> float:
+        """For how many seconds the entry that expired first is kept past its end; 0 without such."""
+        with self._shared.read() as txn, txn.cursor(db=self._databases().expiry) as cursor:
+            first = cursor.key() if cursor.first() else b""
+        return max(0.0, self._clock.wall() - of_time(first[:STAMP_BYTES])) if first else 0.0
 
     def totals(self) -> Totals:
         """The figures of the whole service."""

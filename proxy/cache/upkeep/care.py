@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from proxy.cache.named import NamedCache
-from proxy.cache.upkeep.warming import STORE_TROUBLE, Ask, Record, Warmer, pause, paused_at, told
+from proxy.cache.upkeep.warming import STORE_TROUBLE, Ask, Paused, Record, Warmer, pause, paused, told, want_round
 from proxy.clock import Clock
+from proxy.metrics import Metrics
 from proxy.shared import Shared
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Care:
         ask: Ask,
         usable: Callable[[], bool],
         memory: Callable[[], float],
+        metrics: Metrics,
         clock: Clock,
     ) -> None:
         """`memory` tells how many per cent of it are in use."""
@@ -41,6 +43,12 @@ class Care:
         self._usable = usable
         self._memory = memory
         self._clock = clock
+        self._enabled_gauge = metrics.gauge(
+            "cache_warming_enabled", "1: popular answers are fetched before they expire.", combine="max"
+        )
+        self._paused_gauge = metrics.gauge(
+            "cache_warming_paused", "1: an operator has paused the warming.", combine="max"
+        )
         self._warmers = {cache.name: Warmer(cache, shared, ask, self._may_warm, clock) for cache in caches}
         self._round: asyncio.Task[None] | None = None
         self._looked_at = float("-inf")
@@ -62,10 +70,19 @@ class Care:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._round
 
-    def pause(self) -> dict[str, Any]:
-        """No warming from now on, for the whole service, until `resume`. ApiError 503 when the store is busy."""
+    def pause(self, seconds: float | None = None) -> dict[str, Any]:
+        """No warming from now on, for the whole service, for so long or (None) until `resume`. ApiError 503 when the
+        store is busy."""
         cache, now = self._caches[0], self._clock.wall()
-        cache.insisted(lambda: pause(self._shared, now), None)
+        wanted = Paused(now, None if seconds is None else now + seconds)
+        cache.insisted(lambda: pause(self._shared, wanted), None)
+        return self.warming()
+
+    def warm(self) -> dict[str, Any]:
+        """A round is due now, if warming is enabled; the worker that cares for the caches begins it within a second.
+        ApiError 503 when the store is busy."""
+        cache, now = self._caches[0], self._clock.wall()
+        cache.insisted(lambda: want_round(self._shared, now), None)
         return self.warming()
 
     def resume(self) -> dict[str, Any]:
@@ -78,16 +95,17 @@ class Care:
         each = {}
         for cache in self._caches:
             each[cache.name] = told(cache, cache.guarded(self._warmers[cache.name].record, Record()))
-        since = self._caches[0].guarded(lambda: paused_at(self._shared), None)
-        reasons = ["operator"] if since is not None else []
+        pause = self._paused()
+        reasons = ["operator"] if pause is not None else []
         if self._short(self._memory()):
             reasons.append("memory_pressure")
         if not self._usable():
             reasons.append("no_usable_provider")
         return {
             "enabled": any(one["enabled"] for one in each.values()),
-            "paused": since is not None,
-            "paused_since": since,
+            "paused": pause is not None,
+            "paused_since": None if pause is None else pause.since,
+            "paused_until": None if pause is None else pause.until,
             "held_by": reasons,
             **{name: sum(one[name] for one in each.values()) for name in ("rounds", "warmed", "failed", "fresh")},
             "caches": each,
@@ -96,7 +114,15 @@ class Care:
     def _may_warm(self) -> bool:
         if self._short(self._percent) or not self._usable():
             return False
-        return self._caches[0].guarded(lambda: paused_at(self._shared), None) is None
+        return self._paused() is None
+
+    def _paused(self) -> Paused | None:
+        return self._caches[0].guarded(lambda: paused(self._shared, self._clock.wall()), None)
+
+    def refresh(self) -> None:
+        """Sets the gauges."""
+        self._enabled_gauge.set(float(any(w.enabled for w in self._warmers.values())))
+        self._paused_gauge.set(float(self._paused() is not None))
 
     def _short(self, percent: float) -> bool:
         return any(

@@ -21,6 +21,7 @@ from proxy.shared import Shared, StoreBrokenError, StoreBusyError
 log = logging.getLogger(__name__)
 
 PAUSED = b"cache warming paused"
+WANTED = b"cache warming wanted"
 _SOON_SECONDS = 5.0
 """After the start of the worker that cares for the caches, when popular answers are to be loaded at once."""
 _MODEL_CHARACTERS = 200
@@ -56,6 +57,11 @@ class Warmer:
         self._began = clock.wall()
         self._record_key = f"cache warming {cache.name}".encode()
 
+    @property
+    def enabled(self) -> bool:
+        """Whether the configuration wants it."""
+        return self._cache.limits.warming.enabled and self._cache.limits.enabled
+
     def record(self) -> Record:
         """What has been done."""
         with self._shared.read() as txn:
@@ -65,9 +71,11 @@ class Warmer:
     def due(self) -> bool:
         """Whether it is time for a round."""
         warming = self._cache.limits.warming
-        if not (warming.enabled and self._cache.limits.enabled):
+        if not self.enabled:
             return False
         last = self.record().last_round_at or 0.0
+        if _kept(self._shared, WANTED, 0.0) > last:
+            return True
         if warming.preload_popular:
             return self._clock.wall() >= max(last + warming.interval, self._began + _SOON_SECONDS)
         return self._clock.wall() >= max(last, self._began) + warming.interval
@@ -118,20 +126,43 @@ class Warmer:
             txn.put(self._record_key, orjson.dumps(asdict(record)), db=self._shared.database("meta"))
 
 
-def paused_at(shared: Shared) -> float | None:
-    """Since when (wall) an operator has had warming paused; None if not. May raise StoreBrokenError."""
-    with shared.read() as txn:
-        raw = txn.get(PAUSED, db=shared.database("meta"))
-    return None if raw is None else float(orjson.loads(raw))
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """An operator's pause; wall seconds. None: until it is resumed."""
+
+    since: float
+    until: float | None = None
 
 
-def pause(shared: Shared, at: float | None) -> None:
+def paused(shared: Shared, now: float) -> Paused | None:
+    """The pause that is in force. May raise StoreBrokenError."""
+    found = _kept(shared, PAUSED, None)
+    if found is None:
+        return None
+    pause = Paused(found) if isinstance(found, int | float) else Paused(**found)
+    return pause if pause.until is None or now < pause.until else None
+
+
+def pause(shared: Shared, wanted: Paused | None) -> None:
     """Pauses warming for the whole service, or has it go on (None). May raise StoreBusyError or StoreBrokenError."""
     with shared.write() as txn:
-        if at is None:
+        if wanted is None:
             txn.delete(PAUSED, db=shared.database("meta"))
         else:
-            txn.put(PAUSED, orjson.dumps(at), db=shared.database("meta"))
+            txn.put(PAUSED, orjson.dumps(asdict(wanted)), db=shared.database("meta"))
+
+
+def want_round(shared: Shared, now: float) -> None:
+    """Makes a round due, whatever the interval, of whichever worker cares for the caches. May raise StoreBusyError or
+    StoreBrokenError."""
+    with shared.write() as txn:
+        txn.put(WANTED, orjson.dumps(now), db=shared.database("meta"))
+
+
+def _kept(shared: Shared, key: bytes, otherwise: Any) -> Any:
+    with shared.read() as txn:
+        raw = txn.get(key, db=shared.database("meta"))
+    return otherwise if raw is None else orjson.loads(raw)
 
 
 def told(cache: NamedCache, record: Record) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from watchdog.core.model import Outcome
 from watchdog.errors import ActionError
 from watchdog.system.proxy_api import ProxyApi
 
-KINDS = {
+KINDS: dict[str, tuple[str, dict[str, Any], tuple[str, str, float]]] = {
     "shed_load": ("service:llm-proxy", {"share": 0.25, "duration": "1m"}, ("load", "", 0.25)),
     "tighten_limits": ("service:llm-proxy", {"share": 0.5, "duration": "1m"}, ("limits", "", 0.5)),
     "lower_rate": ("provider:far", {"share": 0.0, "duration": "1m"}, ("rate", "far", 0.0)),

@@ -39,7 +39,7 @@ class AdminCalls(Caller):
         return await self._administer("POST", path, {"state": state, "grace_seconds": grace_seconds}, timeout)
 
     async def compact_cache(self, timeout: float = 30.0) -> dict[str, Any]:
-        """Removes what has expired, and rewrites the rest without holes. What the proxy says it did."""
+        """Removes damaged, expired and unused entries. What the proxy says it did."""
         return await self._administer("POST", "/api/cache/compact", None, timeout)
 
     async def warm_cache(self, timeout: float = 10.0) -> Warming:

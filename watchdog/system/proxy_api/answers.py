@@ -164,3 +164,4 @@ class Warming(Answer):
     paused_since: float | None = None
     warmed: int = 0
     rounds: int = 0
+    held_by: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from watchdog.errors import ProbeError
-from watchdog.system.proxy_api.answers import CacheHealth, ProviderHealth
+from watchdog.system.proxy_api.answers import CacheHealth, ProviderHealth, Warming
 from watchdog.system.proxy_api.calling import Caller, object_of, parse
 
 
@@ -20,6 +20,11 @@ class ServiceCalls(Caller):
         """The response cache."""
         url = f"{self._base}/health/cache"
         return parse(CacheHealth, object_of(await self._http.get(url, timeout=timeout), url), url)
+
+    async def warming(self, timeout: float = 5.0) -> Warming:
+        """What warming does, and whether it is paused."""
+        url = f"{self._base}/metrics/cache/warming"
+        return parse(Warming, object_of(await self._http.get(url, timeout=timeout), url), url)
 
     async def ready(self, timeout: float = 5.0) -> tuple[bool, str]:
         """Whether the proxy would take traffic, and what it says about it."""
