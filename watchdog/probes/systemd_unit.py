@@ -15,15 +15,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from watchdog.core.model import Measurement, Sample, labels_of
 from watchdog.errors import ActionError, ProbeError
 from watchdog.probes import MeasurementError, ProbeContext, ProbeSettings, probes
 from watchdog.registry import Duration
 from watchdog.system.command import CommandResult, run_command
+from watchdog.system.systemd.names import UnitName
 
 _STATES = ("active", "reloading", "inactive", "failed", "activating", "deactivating", "maintenance")
 _INFO = {"sub_state": "SubState", "result": "Result", "load_state": "LoadState", "unit_file_state": "UnitFileState"}
@@ -37,17 +38,7 @@ _AGES = {
     "inactive_exit_age_seconds": "InactiveExitTimestampMonotonic",
 }
 _PROPERTIES = ("ActiveState", "Job", *_INFO.values(), *_FIGURES.values(), *_AGES.values())
-_UNIT = re.compile(r"[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*\.[a-z]+")
 _WORD = re.compile(r"[a-z][a-z-]{0,39}")
-
-
-def _unit_name(name: str) -> str:
-    if not _UNIT.fullmatch(name):
-        raise ValueError(f"expected one unit's whole name such as nginx.service, not {name!r}")
-    return name
-
-
-Unit = Annotated[str, AfterValidator(_unit_name)]
 
 
 class SystemdUnitProbeSettings(ProbeSettings):
@@ -55,7 +46,7 @@ class SystemdUnitProbeSettings(ProbeSettings):
 
     kind: Literal["systemd_unit"]
     interval: Duration = Field(10.0, ge=0.05)
-    units: tuple[Unit, ...] = Field(min_length=1, max_length=64)
+    units: tuple[UnitName, ...] = Field(min_length=1, max_length=64)
     systemctl: tuple[str, ...] = Field(("systemctl",), min_length=1)
     """How it is called: `[systemctl, --user]` for the units of our own user."""
 

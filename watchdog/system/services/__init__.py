@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -16,6 +16,7 @@ from watchdog.system.http import HttpClient
 from watchdog.system.process import ProcessIdentity
 from watchdog.system.proxy_api import ProxyEndpoint
 from watchdog.system.services.recovery import Recovery
+from watchdog.system.systemd.bus import SystemBus
 
 ServiceState = Literal["running", "starting", "stopped", "failed", "unknown"]
 """`failed`: it ended although it should run. `unknown`: it could not be found out, so nothing should be done."""
@@ -61,6 +62,8 @@ class ServiceContext:
     log_dir: Path
     clock: Clock
     http: HttpClient
+    bus: SystemBus = field(default_factory=SystemBus)
+    """Connects when it is first needed."""
 
 
 @dataclass(frozen=True, slots=True)
