@@ -1,6 +1,7 @@
 """`pause_warming`: has the proxy fetch no popular answers ahead of time for a while.
 
-That spares processors and memory. It goes on by itself afterwards. The effect is recognised by a pause that is younger than what the survey saw.
+That spares processors and memory, and goes on by itself afterwards. The effect is recognised by a pause that is younger
+than what the survey saw.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ async def test_a_round_of_warming_is_begun_when_it_is_wanted(world: World) -> No
         await settled(second)
         world.clock.advance(1)
     assert sorted(asked.fields["messages"][0]["content"] for asked in world.asked) == ["a", "b"]
-    assert [await outcome(second, call(text)) for text in ("a", "b")] == ["hit", "hit"]
+    assert [await outcome(first, call(text)) for text in ("a", "b")] == ["hit", "hit"]
     assert first.care.warming()["warmed"] == 2
 
 
