@@ -312,6 +312,14 @@ SCENES = {
         [sample("probe_ssl_earliest_cert_expiry", T0 - 86400), sample("probe_tls_problem", 1, reason="expired")], 420,
         {"CertificateExpiresSoon": ("warning", P), "CertificateExpires": ("critical", P)},
     ),
+    "a server that was not told of its new certificate": (
+        [sample("probe_ssl_last_chain_info", 1, certificate="web", fingerprint_sha256="a"),
+         sample("probe_tls_file_info", 1, certificate="web", fingerprint_sha256="b"),
+         sample("probe_ssl_last_chain_info", 1, certificate="mail", fingerprint_sha256="c"),
+         sample("probe_tls_file_info", 1, certificate="mail", fingerprint_sha256="c"),
+         sample("probe_ssl_last_chain_info", 1, fingerprint_sha256="d")], 930,
+        {"CertificateNotLoaded": ("warning", P)},
+    ),
     "a certificate for another name": (
         [sample("probe_tls_problem", 1, reason="hostname")], 240, {"CertificateNotTrusted": ("critical", P)},
     ),
@@ -377,6 +385,24 @@ def test_a_silent_worker_is_noticed_within_three_seconds(host: tuple[SeriesStore
         fired_at = next((event.at for event in events if event.change is AlertChange.FIRING), None)
         now = following
     assert fired_at - stopped_at <= 2.0
+
+
+def test_a_certificate_in_a_file_and_on_its_server_is_one_alert(host: tuple[SeriesStore, RuleEngine]) -> None:
+    """The server's, where both probes have its name; a file that no server shows has its own."""
+    store, engine = host
+    ends = T0 + 10 * 86400
+    probes = {
+        "server": ("web", "probe_ssl_last_chain_info"),
+        "file": ("web", "probe_tls_file_info"),
+        "lone": ("mail", "probe_tls_file_info"),
+    }
+    for at in (T0, T0 + 60, T0 + 301):
+        for job, (name, info) in probes.items():
+            samples = [sample("probe_ssl_earliest_cert_expiry", ends), sample(info, 1, fingerprint_sha256="a")]
+            store.ingest_scrape(job, samples, at, labels_of(job=job, certificate=name))
+        engine.evaluate_due(at)
+    firing = [alert.label["job"] for alert in engine.alerts() if alert.state is AlertState.FIRING]
+    assert sorted(firing) == ["lone", "server"]
 
 
 def test_evaluating_everything_is_cheap(

@@ -296,7 +296,9 @@ class Runner:
             0, incident.id, playbook.name, incident.key, "alert", "imagined", dict(incident.labels), (), 0.0, None
         )
         rung = next((rung for rung in playbook.ladder if rung.steps), playbook.ladder[0])
-        does = "; ".join(self._effects.describe(run, rung)) or "only wait"
+        if not rung.steps:
+            return f"{playbook.name} names nothing that it could do by itself: {rung.description or 'see its file'}"
+        does = "; ".join(self._effects.describe(run, rung))
         only = "would" if playbook.autonomy == "dry_run" else "only observes; by hand, it would"
         return f"{playbook.name} {only}, at rung {rung.rung}: {does}"
 

@@ -1,7 +1,8 @@
 """`tls`: the certificate that a server shows, or that lies in a file, and whether clients would trust it.
 
 Gives `probe_ssl_earliest_cert_expiry` (epoch; of all certificates that were shown) and `probe_tls_certificates`. Of a
-server also `probe_tls_verified` (0/1), `probe_tls_problem{reason}` (0/1 for each of expired, not_yet_valid, hostname,
+file also `probe_tls_file_info{fingerprint_sha256}` (1; of the first certificate in it, as servers want them). Of a
+server `probe_tls_verified` (0/1), `probe_tls_problem{reason}` (0/1 for each of expired, not_yet_valid, hostname,
 self_signed, untrusted, other), `probe_tls_version_info{version}` and
 `probe_ssl_last_chain_info{fingerprint_sha256}` (1; of the server's own certificate). Fails when nothing is reached,
 when the handshake breaks, when a file has no certificate in it and, with these samples, when a client would not trust
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from watchdog.core.model import Measurement, Sample, labels_of
+from watchdog.core.model import Labels, Measurement, Sample, labels_of
 from watchdog.errors import ProbeError
 from watchdog.probes import MeasurementError, ProbeContext, ProbeSettings, probes
 from watchdog.registry import Duration
@@ -74,8 +75,9 @@ class TlsProbe:
     async def measure(self) -> Measurement:
         file = self._settings.file
         if file is not None:
-            samples, ends = _expiry(await asyncio.to_thread(_read, file), str(file))
-            return Measurement(samples, self._left(ends))
+            found = await asyncio.to_thread(_read, file)
+            samples, ends = _expiry(found, str(file))
+            return Measurement((*samples, Sample("probe_tls_file_info", 1.0, _fingerprint(found))), self._left(ends))
         refusal: ssl.SSLCertVerificationError | None = None
         try:
             shown, version = await self._shake(verified=True)
@@ -90,9 +92,7 @@ class TlsProbe:
             Sample("probe_tls_verified", float(refusal is None)),
             *(Sample("probe_tls_problem", float(one == reason), labels_of(reason=one)) for one in _ALL_REASONS),
             Sample("probe_tls_version_info", 1.0, labels_of(version=version)),
-            Sample(
-                "probe_ssl_last_chain_info", 1.0, labels_of(fingerprint_sha256=hashlib.sha256(shown[0]).hexdigest())
-            ),
+            Sample("probe_ssl_last_chain_info", 1.0, _fingerprint(shown)),
         )
         if refusal is not None:
             raise MeasurementError(f"{place}: {refusal.verify_message}; {self._left(ends)}", samples)
@@ -130,6 +130,10 @@ def _chain(connection: Any) -> tuple[tuple[bytes, ...], str]:
     chain = giver.get_unverified_chain() or ()
     shown = tuple(one if isinstance(one, bytes) else ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in chain)
     return shown or (connection.getpeercert(binary_form=True),), connection.version() or "unknown"
+
+
+def _fingerprint(shown: tuple[bytes, ...]) -> Labels:
+    return labels_of(fingerprint_sha256=hashlib.sha256(shown[0]).hexdigest())
 
 
 def _read(file: Path) -> tuple[bytes, ...]:
