@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watchdog.actions import ActionContext
+from watchdog.backups.vault import Vault
 from watchdog.clock import Clock
+from watchdog.core.permission import Denial
 from watchdog.core.targets import Target, parse_target
 from watchdog.metrics.series import SeriesStore
 from watchdog.playbooks.bell import Bell
@@ -23,7 +25,7 @@ from watchdog.store.facts import Facts
 from watchdog.store.runs import Runs
 from watchdog.system.proxy_api import ProxyApi
 from watchdog.system.self_check import look_at_self
-from watchdog.system.services import ServiceController
+from watchdog.system.services import ServiceController, Supervised
 
 _HOSTLESS = frozenset({"provider", "host"})
 """Kinds of target that name no service; on a host with one proxy that one is meant."""
@@ -38,6 +40,7 @@ class World:
     proxies: Mapping[str, ProxyApi]
     series: SeriesStore
     clock: Clock
+    vault: Vault
 
     def context(self, target: str, labels: Mapping[str, str]) -> ActionContext:
         """What an action on a target may touch."""
@@ -51,6 +54,7 @@ class World:
             proxies=self.proxies,
             clock=self.clock,
             log_dir=self.config.log_dir,
+            vault=self.vault,
         )
 
     def known_targets(self) -> Iterable[Target]:
@@ -75,6 +79,11 @@ class World:
         """Services that a person stopped."""
         found = self.series.latest("proxywatch_service_stopped")
         return frozenset(dict(labels).get("service", "") for labels, value, _at in found if value == 1)
+
+    def supervised(self) -> Mapping[str, Denial]:
+        """Services that systemd itself is busy with, as far as it has told."""
+        told = {name: s.supervision() for name, s in self.services.items() if isinstance(s, Supervised)}
+        return {name: denial for name, denial in told.items() if denial is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +123,7 @@ def build_healing(
         clock=clock,
         limits=config.guards.limits(),
         stopped_on_purpose=world.stopped_on_purpose,
+        supervised=world.supervised,
     )
     verifier = Verifier(holds, desk, clock, bell)
     runner = Runner(

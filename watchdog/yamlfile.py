@@ -126,7 +126,7 @@ def _over_libyaml(text: str, loader: type[yaml.SafeLoader]) -> Any:
     class Fast(Composer, CParser, Resolver):
         yaml_implicit_resolvers = loader.yaml_implicit_resolvers
 
-    reader = Fast.__new__(Fast, text)
+    reader = Fast.__new__(Fast, text)  # type: ignore[call-arg]  # the parser in C takes it at this point
     CParser.__init__(reader, text)
     Composer.__init__(reader)
     Resolver.__init__(reader)

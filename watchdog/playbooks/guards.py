@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from watchdog.clock import Clock
-from watchdog.core.permission import Decision, Facts, Limits, PastEffect, Wish
+from watchdog.core.permission import Decision, Denial, Facts, Limits, PastEffect, Wish
 from watchdog.core.policy import decide
 from watchdog.core.targets import parse_target
 from watchdog.errors import StoreError
@@ -30,13 +30,16 @@ class Guards:
         clock: Clock,
         limits: Limits,
         stopped_on_purpose: Callable[[], frozenset[str]],
+        supervised: Callable[[], Mapping[str, Denial]] = dict,
     ) -> None:
+        """`supervised`: services that their own supervisor is busy with now, each with what it does."""
         self._desk = desk
         self._runs = runs
         self._surroundings = surroundings
         self._clock = clock
         self.limits = limits
         self._stopped_on_purpose = stopped_on_purpose
+        self._supervised = supervised
         self._started_at = clock.now()
         self._acting: dict[str, int] = {}
         self._promised: dict[int, tuple[Wish, float]] = {}
@@ -98,6 +101,7 @@ class Guards:
                 storm=storm,
                 check=around.check(storm),
                 ailing=around.ailing(wish.service) if wish.service else None,
+                supervised=self._supervised(),
             )
         except StoreError:
             return Facts(started_at=self._started_at, readable=False)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import field_validator
 
 from watchdog.clock import Clock
+from watchdog.core.permission import Denial
 from watchdog.core.targets import parse_target
 from watchdog.errors import ActionError
 from watchdog.registry import Registry, Settings
@@ -95,6 +96,10 @@ class ServiceController(Protocol):
         """Returns when it has ended; it then counts as stopped on purpose. Raises ServiceError."""
         ...
 
+    async def halt(self) -> None:
+        """As `stop`, for a repair that starts it again: that is no stop on purpose. Raises ServiceError."""
+        ...
+
     async def restart(self) -> None:
         """Stop and start; a failure in between leaves it `failed`, not stopped on purpose. Raises ServiceError."""
         ...
@@ -105,6 +110,19 @@ class ServiceController(Protocol):
         Raises ServiceError when no process is known to this kind: then nothing announces the end, and `status` is
         all there is.
         """
+        ...
+
+
+@runtime_checkable
+class Supervised(Protocol):
+    """A service that something else (systemd) repairs as well."""
+
+    def supervision(self) -> Denial | None:
+        """What that supervisor was doing to it when it was last heard of; None if it leaves it to us."""
+        ...
+
+    async def watch(self) -> None:
+        """Keeps that up to date. Does not return; raises ServiceError when the supervisor cannot be asked."""
         ...
 
 
