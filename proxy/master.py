@@ -24,6 +24,7 @@ from proxy.errors import ConfigError
 from proxy.forking import Zygote, ZygoteFailed, adopt_orphans, bury_orphans
 from proxy.launching import Nest, launch_demo, launch_worker
 from proxy.plan import Plan, load_plan, make_admin_keys
+from proxy.service_manager import ServiceManager, passed_socket
 from proxy.slots import State
 from proxy.supervision import Pace, RecycleFailed, Slot
 from proxy.supply import Supply, judged, warmed
@@ -42,7 +43,7 @@ def run(zygote: Zygote, file: str | None, overrides: Document) -> int:
     plan = load_plan(zygote, file, overrides)
     lock = run_directory.lock(plan.run_dir)
     run_directory.sweep(plan.run_dir)
-    listener = run_directory.passed_socket()
+    listener = passed_socket()
     if listener is None:
         listener = run_directory.bind(plan.host, plan.port, plan.run_dir, say)
     else:
@@ -69,17 +70,17 @@ class Master:
         overrides: Document,
         clock: Clock,
     ) -> None:
-        from sdnotify import SystemdNotifier
-
         self._plan = plan
         self._supply = Supply(zygote, say)
         self._listener = listener
+        self._host, self._port = listener.getsockname()[:2]
         self._file = file
         self._overrides = overrides
         self._clock = clock
         self._state = "starting"
         self._started_at = clock.wall()
         self._reloaded = True
+        self._ready = False
         self._slots: dict[int, Slot] = {}
         self._demos: dict[tuple[str, int], Slot] = {}
         self._retired: list[Slot] = []
@@ -90,7 +91,7 @@ class Master:
         self._rolling = asyncio.Lock()
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._notifier = SystemdNotifier()
+        self._manager = ServiceManager(clock, os.environ)
         metrics.fold_all(plan.run_dir / "metrics")
         self._metrics = metrics.Metrics(plan.run_dir / "metrics", f"master-{secrets.token_hex(4)}")
         self._starts = self._metrics.counter("llm_proxy_worker_starts_total", "Workers started.")
@@ -107,6 +108,7 @@ class Master:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._task(self._reload()))
         loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
         loop.add_signal_handler(signal.SIGCHLD, self._bury_orphans)
+        self._task(self._manager.live())
         self._supply.start()
         control = ControlServer(self._plan.run_dir / "master.sock", self._route)
         await control.start()
@@ -124,6 +126,7 @@ class Master:
             for descriptor in self._life:
                 os.close(descriptor)
             self._metrics.close()
+            self._manager.close()
         return 0
 
     async def _begin(self) -> None:
@@ -227,10 +230,11 @@ class Master:
         self._serving.set(serving)
         if self._state == "starting" and serving == self._plan.workers:
             self._state = "serving"
-            self._notifier.notify("READY=1")
-            host, port = self._listener.getsockname()[:2]
-            say(f"serving on http://{host}:{port} with {serving} workers")
-        self._notifier.notify(f"STATUS={serving} of {self._plan.workers} workers serve")
+            say(f"serving on http://{self._host}:{self._port} with {serving} workers")
+        if serving and not self._ready:
+            self._ready = True
+            self._manager.ready()
+        self._manager.status(f"{serving} of {self._plan.workers} workers serve {self._host}:{self._port}")
         line: Document = {"event": event, "slot": slot, "pid": pid, "at": self._clock.wall()}
         known = self._slots.get(slot)
         if known is not None:
@@ -239,7 +243,6 @@ class Master:
         self._bulletin.tell(line)
 
     def _status(self) -> Document:
-        host, port = self._listener.getsockname()[:2]
         run_dir = self._plan.run_dir
         workers = [
             {**slot.view(), "socket": str(run_dir / f"worker-{slot.number}.sock")} for slot in self._slots.values()
@@ -249,8 +252,8 @@ class Master:
             "zygote_pid": zygote.pid if (zygote := self._supply.zygote) else None,
             "version": __version__,
             "started_at": self._started_at,
-            "host": host,
-            "port": port,
+            "host": self._host,
+            "port": self._port,
             "config_file": self._plan.file,
             "state": self._state,
             "workers": workers,
@@ -353,7 +356,7 @@ class Master:
 
     async def _reload(self) -> None:
         """A good file is rolled out slot by slot; a bad one is named on one line, and the last good one stays."""
-        async with self._reloading:
+        async with self._reloading, self._manager.reload():
             try:
                 zygote, plan = await asyncio.to_thread(judged, self._file, self._overrides)
             except (ConfigError, ZygoteFailed) as error:
@@ -400,7 +403,7 @@ class Master:
 
     async def _drain(self) -> None:
         self._state = "stopping"
-        self._notifier.notify("STOPPING=1")
+        self._manager.stopping(self._plan.pace.drain_timeout)
         self._listener.close()
         for slot in self._slots.values():
             slot.stop()

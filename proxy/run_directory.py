@@ -23,8 +23,6 @@ from proxy.errors import ProxyError
 BIND_PATIENCE_SECONDS = 5.0
 _KILL_AFTER_SECONDS = 2.0
 _BACKLOG = 2048
-_FIRST_PASSED_FD = 3
-"""sd_listen_fds(3): SD_LISTEN_FDS_START."""
 
 
 class CannotServe(ProxyError):  # noqa: N818 - it names what is so
@@ -92,23 +90,6 @@ def end(stale: Iterable[Stale], number: signal.Signals) -> None:
             os.kill(child.pid, number)
         except ProcessLookupError:
             continue
-
-
-def passed_socket() -> socket.socket | None:
-    """The listening socket that systemd passed (sd_listen_fds(3)), or None. CannotServe if it passed several."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return None
-    count = int(os.environ.get("LISTEN_FDS", "0"))
-    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
-        os.environ.pop(name, None)
-    if count == 0:
-        return None
-    if count > 1:
-        raise CannotServe(f"systemd passed {count} sockets; expected one listening TCP socket")
-    listener = socket.socket(fileno=_FIRST_PASSED_FD)
-    listener.set_inheritable(False)
-    listener.setblocking(False)
-    return listener
 
 
 def bind(host: str, port: int, run_dir: Path, say: Callable[[str], None]) -> socket.socket:
