@@ -142,6 +142,9 @@ class Doorman:
         if caller is None:
             raise self._refused(visit, presented)
         self._restraints.check_key(caller.id)
+        if presented is not None and self._sources.admitted(visit.peer, self._clock.monotonic()):
+            told = _event(visit, "admitted_among_failures", "authentication", caller.id, success=True)
+            log.info("a valid key came from an address that sends many others", extra=told)
         if needs == "user":
             return caller
         if caller.role != "admin":
@@ -171,18 +174,16 @@ class Doorman:
         return None
 
     def _refused(self, visit: Visit, presented: str | None) -> ApiError:
-        seconds, begins = self._sources.failed(visit.peer, self._clock.monotonic())
-        if seconds and not begins:
-            self._failures.inc("throttled")
-        else:
-            reason = "missing" if presented is None else "invalid" if presented else "malformed"
-            self._failures.inc(reason)
-            more = "; further failures of this address are not told for a while" if begins else ""
+        seconds, begins, failures = self._sources.failed(visit.peer, self._clock.monotonic())
+        reason = "missing" if presented is None else "invalid" if presented else "malformed"
+        self._failures.inc("throttled" if seconds and not begins else reason)
+        if failures:
+            more = "; further failures of this address are told every ten seconds" if begins else ""
             log.warning(
                 "authentication failed, unauthorized: %s key%s",
                 reason,
-                more,
-                extra=_event(visit, "failed_auth", "authentication", None, reason=reason),
+                more if failures == 1 else f", {failures} since the last word",
+                extra=_event(visit, "failed_auth", "authentication", None, reason=reason, failures=failures),
             )
         if seconds:
             return ApiError(
@@ -203,7 +204,7 @@ _OWNER = Caller(OWNER, "admin")
 
 
 def _event(
-    visit: Visit, event: str, category: str, key: str | None, *, success: bool = False, **fields: str
+    visit: Visit, event: str, category: str, key: str | None, *, success: bool = False, **fields: object
 ) -> dict[str, object]:
     """What a line of the security log tells of a request; the source comes last, where people's scripts look."""
     told = {"event": event, "category": category, "success": success, "request_id": visit.id, "path": visit.label}

@@ -357,6 +357,22 @@ def test_an_address_that_keeps_failing_is_held_off_but_no_valid_key(
     assert gate.refusal(headers=bearer("x")).status == 401
 
 
+def test_what_a_held_off_address_goes_on_sending_is_told_in_sums(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    """Every ten seconds one line with the number of failures since the last, so that a watcher sees that it goes on;
+    and once that a valid key came from there, so that nobody shuts out its owner unknowingly."""
+    for _ in range(FAILURES + 1):
+        gate.refusal(headers=bearer("wrong"))
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "proxy.security"):
+        for _ in range(3):
+            gate.clock.advance(4)
+            for _ in range(5):
+                gate.refusal(headers=bearer("again"))
+            gate.caller(headers=bearer(USER))
+    told = [(record.event, getattr(record, "failures", None), record.source) for record in caplog.records]
+    assert told == [("admitted_among_failures", None, "203.0.113.9"), ("failed_auth", 11, "203.0.113.9")]
+
+
 def test_failures_far_apart_are_not_held_against_anybody() -> None:
     """Ten failures a minute for an hour never hold an address off."""
     sources = Sources()
