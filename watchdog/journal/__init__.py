@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Literal
 
-_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+from watchdog.journal.native import PRIORITY, SOCKET, NativeHandler
 
 
 class TextFormatter(logging.Formatter):
@@ -23,7 +23,7 @@ class JournalFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record).replace("\n", "\\n")
-        return f"<{_PRIORITY.get(record.levelno, 6)}>{record.name}: {text}"
+        return f"<{PRIORITY.get(record.levelno, 6)}>{record.name}: {text}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -45,14 +45,36 @@ class JsonFormatter(logging.Formatter):
 
 
 def setup_logging(level: str, format_: Literal["auto", "text", "json", "journal"]) -> None:
-    """Sends everything to standard error. `auto`: the journal's form when systemd connected it to the journal."""
+    """Where the log goes. `journal`: to the journal with fields of its own, or where that does not listen to standard
+    error with priorities as sd-daemon(3) reads them; everything else to standard error. `auto`: the journal when
+    systemd connected our standard error to it."""
     if format_ == "auto":
-        format_ = "journal" if os.environ.get("JOURNAL_STREAM") and not sys.stderr.isatty() else "text"
-    formatter = {"text": TextFormatter, "json": JsonFormatter, "journal": JournalFormatter}[format_]()
-    handler = logging.StreamHandler(sys.stderr)
+        format_ = "journal" if _to_journal(sys.stderr.fileno()) else "text"
+    formatter: logging.Formatter
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    match format_:
+        case "journal" if SOCKET.is_socket():
+            handler, formatter = NativeHandler(), logging.Formatter("%(message)s")
+        case "journal":
+            formatter = JournalFormatter()
+        case "json":
+            formatter = JsonFormatter()
+        case _:
+            formatter = TextFormatter()
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for noisy in ("httpx", "httpcore", "asyncio", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _to_journal(descriptor: int) -> bool:
+    """Whether the stream is the one that systemd connected to the journal: the variable alone is inherited by children
+    whose output goes elsewhere."""
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return (device, inode) == (str(found.st_dev), str(found.st_ino))
