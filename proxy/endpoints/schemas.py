@@ -114,7 +114,7 @@ COMPONENTS: dict[str, Schema] = {
             "rate_limit_remaining": maybe({"type": "integer"}),
             "circuit": one_of("closed", "open", "half_open"),
             "keys": listing(
-                shape({"id": STRING, "state": one_of("active", "cooldown", "dead", "retiring", "retired")})
+                shape({"id": STRING, "state": one_of("active", "cooldown", "dead", "retiring", "retired", "spare")})
             ),
         }
     ),

@@ -22,6 +22,7 @@ class ConfiguredKey:
     id: str
     secret: str
     file: Path | None = None
+    spare: bool = False
 
     def __repr__(self) -> str:
         return f"ConfiguredKey({self.id!r})"
@@ -80,9 +81,9 @@ def configured_keys(settings: RemoteProvider) -> tuple[ConfiguredKey, ...]:
     for key in settings.keys:
         if key.key_file is not None:
             secret = read_secret(key.key_file, f"{place}.keys.{key.id}.key_file")
-            found.append(ConfiguredKey(key.id, secret, key.key_file))
+            found.append(ConfiguredKey(key.id, secret, key.key_file, key.spare))
         elif key.key is not None:
-            found.append(ConfiguredKey(key.id, key.key.get_secret_value()))
+            found.append(ConfiguredKey(key.id, key.key.get_secret_value(), spare=key.spare))
     return tuple(found)
 
 

@@ -20,7 +20,19 @@ from proxy.clock import Clock
 from proxy.errors import ConfigError
 from proxy.providers.board import Board
 from proxy.providers.endpoint import ConfiguredKey, Endpoint, read_secret
-from proxy.routing.keys import UNKNOWN, KeyLife, KeyState, choose, limited, refused, reinstated, retire, soonest, worked
+from proxy.routing.keys import (
+    KEPT_BACK,
+    UNKNOWN,
+    KeyLife,
+    KeyState,
+    choose,
+    limited,
+    refused,
+    reinstated,
+    retire,
+    soonest,
+    worked,
+)
 from proxy.routing.outcome import Failure, Fault
 from proxy.routing.retry import KeyChoice
 
@@ -29,6 +41,7 @@ security = logging.getLogger("proxy.security")
 PREVIOUS = ".previous"
 """Ends the id of a key that another one has replaced in its file."""
 _NO_KEY = KeyChoice(None)
+_OUT_OF_USE = (KeyState.DEAD, KeyState.RETIRED, KeyState.SPARE)
 
 
 @dataclass(slots=True)
@@ -46,6 +59,13 @@ class _Held:
 
     def __post_init__(self) -> None:
         self.choice = KeyChoice(self.configured.id)
+        self.life = self.loaded(None)
+
+    def loaded(self, raw: bytes | None) -> KeyLife:
+        """The life that is shared, or the one that the configuration gives it."""
+        if raw is None:
+            return KEPT_BACK if self.configured.spare else UNKNOWN
+        return KeyLife(**orjson.loads(raw))
 
 
 class Keyring:
@@ -77,7 +97,7 @@ class Keyring:
         for place in choose(lives, self._turn, now):
             if self._held[place].configured.id not in tried:
                 return self._held[place].choice
-        if all(life.state(now) in (KeyState.DEAD, KeyState.RETIRED) for life in lives):
+        if all(life.state(now) in _OUT_OF_USE for life in lives):
             return Failure(Fault.AUTH, "no usable key is left", asked=False)
         return Failure(Fault.QUOTA, "every key is cooling down", retry_after=soonest(lives, now), asked=False)
 
@@ -190,8 +210,9 @@ class Keyring:
     def _replace(self, held: _Held, secret: str) -> None:
         """The new key takes the old one's place; the old one stays as a spare until the grace has passed."""
         key = held.configured
-        fresh = self._hold(ConfiguredKey(key.id, secret, key.file))
-        old = self._hold(ConfiguredKey(key.id + PREVIOUS, key.secret))
+        spare = held.life.state(self._clock.monotonic()) is KeyState.SPARE
+        fresh = self._hold(ConfiguredKey(key.id, secret, key.file, spare))
+        old = self._hold(ConfiguredKey(key.id + PREVIOUS, key.secret, spare=spare))
         self._held = [
             *(fresh if other is held else other for other in self._held if other.configured.id != old.configured.id),
             old,
@@ -230,7 +251,7 @@ class Keyring:
         for held in self._held:
             raw = self._board.get(held.name)
             if raw != held.raw:
-                held.life, held.raw = _loaded(raw), raw
+                held.life, held.raw = held.loaded(raw), raw
         self._untouched = all(held.life is UNKNOWN for held in self._held)
 
     def _change(self, held: _Held, change: Callable[[KeyLife], KeyLife]) -> bool:
@@ -240,7 +261,7 @@ class Keyring:
         self._untouched = False
 
         def write(raw: bytes | None) -> bytes:
-            held.life = change(_loaded(raw))
+            held.life = change(held.loaded(raw))
             held.raw = _dumped(held.life)
             return held.raw
 
@@ -256,7 +277,3 @@ def _written(life: KeyLife, _raw: bytes | None) -> bytes:
 
 def _dumped(life: KeyLife) -> bytes:
     return orjson.dumps(asdict(life))
-
-
-def _loaded(raw: bytes | None) -> KeyLife:
-    return UNKNOWN if raw is None else KeyLife(**orjson.loads(raw))

@@ -32,6 +32,8 @@ class KeyState(StrEnum):
     RETIRING = "retiring"
     """Spare: takes a request only when no other key can."""
     RETIRED = "retired"
+    SPARE = "spare"
+    """Kept back by the configuration until an operator takes it into use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,14 @@ class KeyLife:
     """When a dead one is asked again."""
     asks: int = 0
     retire_at: float | None = None
+    spare: bool = False
 
     def state(self, now: float) -> KeyState:
         """What it is at `now`."""
         if self.retire_at is not None and now >= self.retire_at:
             return KeyState.RETIRED
+        if self.spare:
+            return KeyState.SPARE
         if self.dead_since is not None:
             return KeyState.DEAD
         if now < self.cooling_until:
@@ -72,6 +77,7 @@ class KeyLife:
 
 
 UNKNOWN = KeyLife()
+KEPT_BACK = KeyLife(spare=True)
 
 
 def limited(life: KeyLife, retry_after: float | None, now: float, *, spent: bool) -> KeyLife:

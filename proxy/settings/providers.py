@@ -22,6 +22,8 @@ class ProviderKey(Section):
     key_file: Path | None = None
     """Mode 0600. A changed content is noticed: the new key is used from then on, the old one is kept for
     `rotation_grace` in case the new one is refused."""
+    spare: bool = False
+    """Kept back until an operator takes it into use by `POST /api/providers/NAME/keys/ID`."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -60,6 +62,8 @@ class _Remote(_Common):
         expect_once("key id", [key.id for key in self.keys])
         if sum((self.api_key is not None, self.api_key_file is not None, bool(self.keys))) > 1:
             raise ValueError("expected only one of api_key, api_key_file and keys")
+        if self.keys and all(key.spare for key in self.keys):
+            raise ValueError("every key is a spare; at least one must be in use")
         return self
 
     @field_validator("base_url")

@@ -14,13 +14,17 @@ from pydantic import TypeAdapter, ValidationError
 
 import watchdog.actions
 from watchdog.actions import Action, ActionContext, ActionSettings, actions
+from watchdog.backups.shelf import Shelf
+from watchdog.backups.vault import Vault
 from watchdog.clock import SystemClock
 from watchdog.core.model import Outcome
 from watchdog.core.targets import parse_target
 from watchdog.errors import ActionError, ProxywatchError
+from watchdog.holdings import holding_of
 from watchdog.system.http import HttpClient
 from watchdog.system.proxy_api import ProxyApi, ProxyEndpoint
 from watchdog.system.services import ServiceController, ServiceError, ServiceStatus
+from watchdog.system.services.recovery import Needs, Recovery
 
 actions.discover(watchdog.actions)
 
@@ -41,6 +45,7 @@ TARGETS = {
     "profile_worker": "worker:web/0",
     "provider_key": "provider:openai",
     "lower_rate": "provider:openai",
+    "rotate_provider_key": "provider:openai",
     "suspend_key": "caller:web/shop",
 }
 SURVEYS: dict[str, dict[str, Any]] = {
@@ -57,11 +62,22 @@ SURVEYS: dict[str, dict[str, Any]] = {
     "vacuum_journal": {"bytes": 1024},
     **{kind: {"since": 0.0} for kind in ("lower_rate", "shed_load", "suspend_key", "tighten_limits")},
     "pause_warming": {"since": None},
+    "clear_temporary": {"files": [], "troubles": ["/no-such/place: no such directory"]},
+    "restore_archive": {"point": "/no-such/place/web-run-7-1.tar.gz", "planned": None},
+    "restore_point": {"point": "/no-such/place/web-run-7-1.tar.gz"},
+    "start_service": {"state": "failed"},
+    "stop_service": {"state": "running"},
     "warm_cache": {"rounds": 1},
+    "rotate_provider_key": {"key": "spare"},
 }
 """What an intent of before the crash may hold; kinds that survey nothing need none."""
 
+RECOVERY = Recovery(files=("/no-such/place/web.yaml",), needs=Needs(memory="1000000TB"))  # type: ignore[arg-type]
+"""What is known of a service that has nothing, and needs what no machine has."""
+
 KINDS = sorted(actions.kinds)
+UNHINDERED = {"command": "exit 0", "restore_point": "nothing had been changed"}
+"""Kinds to which nothing is in the way where nothing is, and what they say."""
 OF_THE_HOST = {"block_source", "command", "remove_files", "rotate_logs", "vacuum_journal"}
 """Kinds that touch what their settings name, whichever service the target is."""
 
@@ -78,6 +94,9 @@ class Unreachable:
         raise ServiceError("web cannot be started")
 
     async def stop(self) -> None:
+        raise ServiceError("web cannot be stopped")
+
+    async def halt(self) -> None:
         raise ServiceError("web cannot be stopped")
 
     async def restart(self) -> None:
@@ -105,6 +124,8 @@ def context(directory: Path, target: str, proxy: ProxyApi | None) -> ActionConte
         proxies={} if proxy is None else {"web": proxy},
         clock=SystemClock(),
         log_dir=directory,
+        vault=Vault(Shelf(directory / "backups"), {"web": holding_of("web", RECOVERY)}),
+        run="7-1",
     )
 
 
@@ -186,8 +207,8 @@ async def test_a_survey_can_be_recorded_or_is_refused(tmp_path: Path, kind: str,
 async def test_performing_on_nothing_is_an_action_error(tmp_path: Path, kind: str, proxy: ProxyApi) -> None:
     """With nothing there an effect fails with our own error, never with another exception; a command needs nobody."""
     action = build(kind, tmp_path, proxy)
-    if kind == "command":
-        assert await action.perform({}) == "exit 0"
+    if kind in UNHINDERED:
+        assert await action.perform({}) == UNHINDERED[kind]
         return
     with pytest.raises(ProxywatchError) as caught:
         await action.perform(SURVEYS.get(kind, {}))
@@ -209,7 +230,9 @@ async def test_an_unknown_service_is_never_guessed(tmp_path: Path, kind: str) ->
     target = TARGETS.get(kind, "service:web")
     bare = ActionContext(parse_target(target), {}, {}, {}, SystemClock(), tmp_path)
     action = actions.implementation(kind)(settings(kind), bare)
-    with pytest.raises(ActionError, match=r"which this action needs|not in the configuration|no `proxy` section"):
+    with pytest.raises(
+        ActionError, match=r"which this action needs|not in the configuration|no `proxy` section|archived"
+    ):
         await action.perform(SURVEYS.get(kind, {}))
 
 

@@ -2,21 +2,24 @@
 
 Per provider: `provider_up` (0: unhealthy), `provider_fault{class}` (1 while the newest failure is not followed by a
 success), `provider_error_ratio` (0 to 1), `provider_latency_seconds_mean`, `provider_circuit_open` (1: open),
-`rate_limit_remaining` (requests). `providers_usable` counts those whose circuit is not open. What the proxy does not
-know is absent. The note says class and last error of each failing provider. Fails when the proxy does not answer.
+`rate_limit_remaining` (requests), `provider_keys{state}` (how many keys are active, cooldown, dead, retiring, retired
+or spare; absent where a provider takes none). `providers_usable` counts those whose circuit is not open. What the proxy
+does not know is absent. The note says class and last error of each failing provider. Fails when the proxy does not
+answer.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
 from watchdog.core.model import Measurement, Sample, labels_of
 from watchdog.probes import ProbeContext, ProbeSettings, probes
 from watchdog.registry import Duration
-from watchdog.system.proxy_api import ProviderHealth
+from watchdog.system.proxy_api import ProviderHealth, ProviderKey
 
 
 class ProviderProbeSettings(ProbeSettings):
@@ -53,6 +56,10 @@ def _samples(name: str, health: ProviderHealth) -> Iterator[Sample]:
     yield Sample("provider_circuit_open", float(health.circuit == "open"), labels)
     if health.fault is not None:
         yield Sample("provider_fault", 1.0, labels_of({"provider": name, "class": health.fault}))
+    if health.keys:
+        counted = Counter(key.state for key in health.keys)
+        for state in get_args(ProviderKey.model_fields["state"].annotation):
+            yield Sample("provider_keys", counted[state], labels_of(provider=name, state=state))
     if health.latency_ms is not None:
         yield Sample("provider_latency_seconds_mean", health.latency_ms / 1000, labels)
     if health.rate_limit_remaining is not None:

@@ -33,6 +33,10 @@ providers:
     kind: openai
     base_url: "http://127.0.0.1:9/v1"
     keys: [{{id: one, key: "{one}"}}, {{id: two, key: "{two}"}}]
+  - name: kept
+    kind: openai
+    base_url: "http://127.0.0.1:9/v1"
+    keys: [{{id: one, key: "{one}"}}, {{id: two, key: "{two}", spare: true}}]
 faults: true
 log: {{file: "{root}/log"}}
 """

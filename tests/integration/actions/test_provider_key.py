@@ -63,3 +63,26 @@ async def test_what_the_proxy_does_not_know(make: Any, proxy: ProxyApi, target: 
     """An unknown key or provider is refused before anything is asked of the proxy."""
     with pytest.raises(ActionError, match=said):
         await make("provider_key", target, proxy, key=key, state="retired").survey()
+
+
+async def test_a_spare_is_taken_into_use(make: Any, proxy: ProxyApi) -> None:
+    """The key that the configuration keeps back becomes active; the world tells before and after; without another
+    spare there is nothing to take, for good."""
+    rotate = make("rotate_provider_key", "provider:kept", proxy)
+    survey = await rotate.survey()
+    assert survey == {"key": "two"}
+    assert (await rotate.observe(survey)).outcome is Outcome.NOT_DONE
+    assert await rotate.perform(survey) == "spare key two of kept is in use (active)"
+    assert (await rotate.observe(survey)).outcome is Outcome.DONE
+    with pytest.raises(ActionError, match="has no spare key") as caught:
+        await rotate.perform(await rotate.survey())
+    assert caught.value.permanent
+
+
+async def test_a_retired_key_is_no_spare(make: Any, proxy: ProxyApi) -> None:
+    """What an operator has retired is never taken back by a rotation."""
+    retire = make("provider_key", FAR, proxy, key="one", state="retired")
+    survey = await retire.survey()
+    await retire.perform(survey)
+    assert await make("rotate_provider_key", FAR, proxy).survey() == {"key": None}
+    await make("provider_key", FAR, proxy, key="one", state="active").perform(survey)

@@ -256,3 +256,21 @@ async def test_new_key_relieves_a_provider_whose_old_one_was_limited(
     write_key(file, "new")
     await until(lambda: gateway.providers_health()["alpha"]["circuit"] == "closed")
     assert ((await ask(gateway)).provider, used(alpha)) == ("alpha", ["old", "new"])
+
+
+async def test_a_spare_is_kept_back_until_it_is_taken_into_use(
+    gateway_of: Any, alpha: ScriptedUpstream, beta: ScriptedUpstream
+) -> None:
+    """No request takes it, not even when every other key is dead; an operator's word makes it a key like the others."""
+    alpha.by_key["k1"] = refusal(401)
+    provider = keyed(alpha, "k1", "k2")
+    provider["keys"][1]["spare"] = True
+    gateway = await gateway_of(provider, beta)
+    assert [(await ask(gateway)).provider for _ in range(3)] == ["beta"] * 3
+    assert states(gateway) == {"id-k1": "dead", "id-k2": "spare"}
+    assert gateway.providers_health()["alpha"]["fault"] == "auth"
+    gateway.set_key("alpha", "id-k2", KeyState.ACTIVE, 0.0)
+    assert states(gateway)["id-k2"] == "active"
+    await until(lambda: gateway.providers_health()["alpha"]["circuit"] == "closed")
+    assert (await ask(gateway)).provider == "alpha"
+    assert set(used(alpha)) == {"k1", "k2"}

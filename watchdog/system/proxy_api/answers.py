@@ -86,7 +86,7 @@ class ProviderKey(Answer):
     """State of one key of a provider, never the key."""
 
     id: str
-    state: Literal["active", "cooldown", "dead", "retiring", "retired"]
+    state: Literal["active", "cooldown", "dead", "retiring", "retired", "spare"]
 
 
 class ProviderHealth(Answer):
