@@ -2,7 +2,8 @@
 once a day, and what has grown too old is removed.
 
 A changed configuration is judged as soon as it is seen. `proxywatch_configuration_good{service}` says whether the files
-in place would be accepted, `proxywatch_configuration_changed_timestamp_seconds` when they changed last, and
+in place would be accepted, `proxywatch_configuration_minimal` whether a repair has made them smaller,
+`proxywatch_configuration_changed_timestamp_seconds` when they changed last, and
 `proxywatch_backup_newest_timestamp_seconds` and `proxywatch_backup_good` how the newest archive is.
 """
 
@@ -36,6 +37,7 @@ class _Kept:
     pieces: tuple[Piece, ...] = ()
     good: bool | None = None
     changed_at: float | None = None
+    minimal: bool = False
     archive_good: bool | None = None
     trouble: str = ""
 
@@ -65,6 +67,16 @@ class Keeper:
                     self._tell(holding, kept, BackupError(f"{error.filename}: {error.strerror}"))
             for name in [name for name in self._kept if name not in self.vault.holdings]:
                 del self._kept[name]
+
+    async def remember(self, name: str) -> None:
+        """What is in place now was accepted by somebody who can tell. What cannot be read is not remembered."""
+        holding = self.vault.holdings.get(name)
+        if holding is not None:
+            kept = self._kept.setdefault(name, _Kept())
+            try:
+                kept.pieces = tuple(await asyncio.to_thread(read_pieces, holding))
+            except BackupError as error:
+                self._tell(holding, kept, error)
 
     async def before_change(self, name: str) -> None:
         """The configuration accepted last is archived before another takes its place, as it was: on the disk it may
@@ -97,6 +109,7 @@ class Keeper:
             labels = labels_of(service=name)
             if kept.good is not None:
                 found.append(Sample("proxywatch_configuration_good", float(kept.good), labels))
+                found.append(Sample("proxywatch_configuration_minimal", float(kept.minimal), labels))
             if kept.changed_at is not None:
                 found.append(Sample("proxywatch_configuration_changed_timestamp_seconds", kept.changed_at, labels))
             if kept.archive_good is not None:
@@ -116,13 +129,14 @@ class Keeper:
                 problem = await judge_pieces(holding, pieces, scratch)
         newest = max(piece.member.modified_ns for piece in pieces) / 1e9
         kept.changed_at = self._clock.now() if kept.glance else newest
+        why = "accepted after a change" if kept.glance else "accepted at the start"
         kept.good, kept.glance = not problem, glance
         if problem:
             log.warning("%s: the configuration in place would be refused: %s", holding.name, problem)
             return
-        if any(isinstance(piece.content, bytes) and is_minimal(piece.content) for piece in pieces):
+        kept.minimal = any(isinstance(piece.content, bytes) and is_minimal(piece.content) for piece in pieces)
+        if kept.minimal:
             return
-        why = "accepted after a change" if kept.pieces else "accepted at the start"
         kept.pieces = pieces
         await self._ensure(holding, kept, pieces, why)
 

@@ -81,8 +81,6 @@ async def undo(shelf: Shelf, holding: Holding, point: Path) -> str:
 
 def is_undone(holding: Holding, point: Path) -> bool:
     """Whether everything is as the restore point has it. Raises BackupError or OSError."""
-    if not point.exists():
-        return True
     manifest = archive.read_manifest(point)
     now = digests(_covered(holding, manifest))
     return now == {**dict.fromkeys(now), **{m.path: m.sha256 for m in manifest.members}}
@@ -95,6 +93,14 @@ def is_restored(point: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(plan, dict) and digests(plan) == plan
+
+
+def plan_time(point: Path) -> int | None:
+    """When the last restore with this point said what it was about to do (nanoseconds); None: none has."""
+    try:
+        return _plan_of(point).stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _plan_of(point: Path) -> Path:

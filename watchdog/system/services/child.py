@@ -100,6 +100,10 @@ class ChildService:
         async with self._file.lock(self._settings.start_timeout + self._settings.stop_timeout):
             await self._stop(wanted=False)
 
+    async def halt(self) -> None:
+        async with self._file.lock(self._settings.start_timeout + self._settings.stop_timeout):
+            await self._stop(wanted=True)
+
     async def restart(self) -> None:
         async with self._file.lock(self._settings.start_timeout + self._settings.stop_timeout):
             await self._stop(wanted=True)

@@ -71,7 +71,8 @@ class CommandService:
             found = ServiceStatus(state, note=note)
             if by_pidfile is not None and state == "running":
                 found = replace(found, identity=by_pidfile.identity, since=by_pidfile.since)
-            if state == "stopped" and self._settings.stopped_output == result.tail != "":
+            halted = record is not None and record.halted
+            if state == "stopped" and not halted and self._settings.stopped_output == result.tail != "":
                 return replace(found, on_purpose=True)
         if stopped_by_us and found.state in ("stopped", "failed"):
             return replace(found, state="stopped", on_purpose=True)
@@ -85,6 +86,11 @@ class CommandService:
     async def stop(self) -> None:
         async with self._lock():
             self._file.write(ServiceRecord(wanted=False))
+            await self._run(self._settings.stop, self._settings.stop_timeout)
+
+    async def halt(self) -> None:
+        async with self._lock():
+            self._file.write(ServiceRecord(wanted=True, halted=True))
             await self._run(self._settings.stop, self._settings.stop_timeout)
 
     async def restart(self) -> None:

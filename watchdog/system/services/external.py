@@ -36,6 +36,9 @@ class ExternalService:
     async def stop(self) -> None:
         raise self._hands_off("stopped")
 
+    async def halt(self) -> None:
+        raise self._hands_off("stopped")
+
     async def restart(self) -> None:
         raise self._hands_off("restarted")
 

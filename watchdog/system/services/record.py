@@ -29,6 +29,8 @@ class ServiceRecord:
     boot: str = ""
     token: str = ""
     started_at: float = 0.0
+    halted: bool = False
+    """A repair stopped it and will start it: its supervisor's word that somebody stopped it means us."""
 
     @property
     def identity(self) -> ProcessIdentity | None:

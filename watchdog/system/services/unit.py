@@ -57,7 +57,8 @@ class UnitService:
         identity = identify(facts.main_pid) if facts.main_pid else None
         since = self._clock.now() - (time.monotonic() - facts.began) if facts.began and identity else None
         state = "stopped" if ours else facts.verdict
-        return ServiceStatus(state, identity, since, note=facts.told, on_purpose=ours or facts.on_purpose)
+        by_somebody = facts.on_purpose and not (record is not None and record.halted)
+        return ServiceStatus(state, identity, since, note=facts.told, on_purpose=ours or by_somebody)
 
     async def start(self) -> None:
         async with self._lock():
@@ -69,6 +70,12 @@ class UnitService:
     async def stop(self) -> None:
         async with self._lock():
             self._file.write(ServiceRecord(wanted=False))
+            with self._told():
+                await self._manager.stop(self.unit, self._settings.stop_timeout)
+
+    async def halt(self) -> None:
+        async with self._lock():
+            self._file.write(ServiceRecord(wanted=True, halted=True))
             with self._told():
                 await self._manager.stop(self.unit, self._settings.stop_timeout)
 
