@@ -1,7 +1,8 @@
 """`profile_worker`: says what a worker is busy with, by looking at its stacks many times in a few seconds.
 
 The master has the worker's signal handler write them, so that a blocked event loop is profiled as well; each look costs
-the worker well under a millisecond. The hottest places stand in the incident's story.
+the worker well under a millisecond. The hottest places stand in the incident's story. Where the target is no worker,
+that one is profiled that takes most processor time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from watchdog.core.model import Outcome
 from watchdog.errors import ActionError
 from watchdog.registry import Duration
 from watchdog.system.stack_profile import Place, profile_of
+from watchdog.system.worker_load import busiest_slot
 from watchdog.units import format_duration
 
 _PLACES = 5
@@ -41,13 +43,17 @@ class ProfileWorker:
         self._context = context
 
     def describe(self) -> str:
-        return f"profile worker {self._slot} for {format_duration(self._settings.duration)}"
+        which = "the busiest worker" if self._named is None else f"worker {self._named}"
+        return f"profile {which} for {format_duration(self._settings.duration)}"
 
     async def survey(self) -> Survey:
         return {}
 
     async def perform(self, survey: Survey) -> str:
-        proxy, slot = self._context.proxy, self._slot
+        proxy = self._context.proxy
+        slot = await busiest_slot(proxy) if self._named is None else self._named
+        if slot is None:
+            raise ActionError(f"no worker of {self._context.label('service')} lives")
         loop = asyncio.get_running_loop()
         started = loop.time()
         dumps: list[str] = []
@@ -74,8 +80,10 @@ class ProfileWorker:
         return Sighting(Outcome.NOT_DONE, "a profile changes nothing; taking it again is harmless")
 
     @property
-    def _slot(self) -> int:
-        worker = self._context.label("worker")
+    def _named(self) -> int | None:
+        worker = self._context.target.labels.get("worker")
+        if worker is None:
+            return None
         if not worker.isdecimal():
             raise ActionError(f"target {self._context.target} has no slot number", permanent=True)
         return int(worker)

@@ -13,6 +13,7 @@ import psutil
 
 from watchdog.actions import ActionContext
 from watchdog.errors import ProxywatchError
+from watchdog.playbooks.cache_diagnosis import cache_diagnosis
 from watchdog.playbooks.desk import Desk
 from watchdog.store.runs import Run, Runs
 from watchdog.system.disk_usage import disk_usage as usage_of
@@ -136,6 +137,7 @@ COLLECTORS: Mapping[str, Collector] = {
         workers,
         providers,
         cache,
+        cache_diagnosis,
         top_processes,
         pressure,
         disk_usage,

@@ -44,6 +44,13 @@ async def test_an_idle_worker_is_busy_with_nothing(make: Any, proxy: ProxyApi) -
     assert seen <= looks / 2
 
 
+async def test_on_the_host_the_busiest_worker_is_profiled(make: Any, proxy: ProxyApi) -> None:
+    """The target names none, so the one that takes most processor time is looked at."""
+    profile = make("profile_worker", "host", proxy, duration="300ms")
+    assert profile.describe() == "profile the busiest worker for 300ms"
+    assert (await profile.perform({})).startswith("worker 0 was busy in ")
+
+
 async def test_a_worker_that_is_not_there_has_no_profile(make: Any, proxy: ProxyApi) -> None:
     """The master says so, and nothing is made up; that a profile leaves nothing behind is known."""
     action = make("profile_worker", "worker:llm-proxy/7", proxy)

@@ -38,6 +38,21 @@ class AdminCalls(Caller):
         path = f"/api/providers/{quote(provider, safe='')}/keys/{quote(key, safe='')}"
         return await self._administer("POST", path, {"state": state, "grace_seconds": grace_seconds}, timeout)
 
+    async def cache_config(self, timeout: float = 5.0) -> dict[str, Any]:
+        """The caches' settings that are in force, by cache."""
+        return await self._administer("GET", "/debug/cache/config", None, timeout)
+
+    async def cache_stats(self, timeout: float = 5.0) -> dict[str, Any]:
+        """What a look at every entry tells of the response cache."""
+        return await self._administer("GET", "/debug/cache/stats", None, timeout)
+
+    async def cache_keys(self, limit: int, timeout: float = 5.0) -> list[dict[str, Any]]:
+        """Entries of the response cache, some of them: ages, sizes, hits, never a prompt."""
+        keys = (await self._administer("GET", f"/debug/cache/keys?limit={limit}", None, timeout)).get("keys")
+        if not isinstance(keys, list):
+            raise ActionError(f"{self._base}/debug/cache/keys: no list of keys")
+        return keys
+
     async def compact_cache(self, timeout: float = 30.0) -> dict[str, Any]:
         """Removes damaged, expired and unused entries. What the proxy says it did."""
         return await self._administer("POST", "/api/cache/compact", None, timeout)
