@@ -29,6 +29,7 @@ from watchdog.cli import (
     run,
     silence,
     status,
+    tell,
 )
 from watchdog.cli.control import RefusedRequest
 from watchdog.cli.text import say, say_json
@@ -37,7 +38,7 @@ from watchdog.release import __version__
 
 NOUNS = (
     *(run, status, check, probe, rules, alerts, incident, history, explain),
-    *(playbook, decide, silence, maintenance, heartbeat, query, pause, config, doctor),
+    *(playbook, decide, silence, maintenance, heartbeat, query, pause, config, doctor, tell),
 )
 INTERRUPTED = 130
 

@@ -38,6 +38,7 @@ class Notice:
 
     `key` is `{incident}:{kind}:{nth}` and stays the same however often it is made again. `labels` carry `alertname`,
     `severity`, `target`, `service` where known: routes match on them. `story` is short: what a person reads at night.
+    `incident_id` is 0 for what was told without an incident.
     `reason` is one sentence (why it escalated, how it ended); `advice` is what to do by hand, one step an entry.
     """
 

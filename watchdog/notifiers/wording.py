@@ -59,7 +59,7 @@ def subject(delivery: Delivery, host: str) -> str:
     first, fresh = delivery.notices[0], max(delivery.fresh, 1)
     still = "STILL " if delivery.repeat else ""
     more = f" and {fresh - 1} more" if fresh > 1 and not delivery.repeat else ""
-    tail = f" (incident {first.incident_id}{more})"
+    tail = f" (incident {first.incident_id}{more})" if first.incident_id else ""
     head = _one_line(f"[{host}] {still}{WORDS[first.kind]}: {summary(first)}")
     room = SUBJECT_LENGTH - len(tail)
     return (head if len(head) <= room else head[: room - 1] + "…") + tail
@@ -100,7 +100,7 @@ def facts(notice: Notice, host: str) -> tuple[tuple[str, str], ...]:
     """Name and value pairs that place the incident; empty values are left out."""
     label = notice.label
     pairs = (
-        ("Incident", str(notice.incident_id)),
+        ("Incident", str(notice.incident_id or "")),
         ("Host", host),
         ("Alert", label.get("alertname", "")),
         ("Severity", label.get("severity", "")),
