@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import pytest
-from anthropic import Anthropic, AsyncAnthropic
 from served_proxy import TOOLS_TOWN, Served
+
+if TYPE_CHECKING:
+    # At run time where they are used: they take seconds, and each worker of a test run imports each file of tests.
+    import anthropic
 
 MODELS = ("demo-claude", "demo-small")
 WEATHER: Any = {"name": "weather", "input_schema": TOOLS_TOWN}
@@ -19,13 +21,15 @@ def said(content: Any) -> Any:
 
 
 @pytest.fixture
-def client(served: Served) -> Iterator[Anthropic]:
-    with Anthropic(base_url=served.root, api_key=served.key, max_retries=0) as made:
+def client(served: Served) -> Iterator[anthropic.Anthropic]:
+    import anthropic
+
+    with anthropic.Anthropic(base_url=served.root, api_key=served.key, max_retries=0) as made:
         yield made
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_anthropic_whole(client: Anthropic, model: str) -> None:
+def test_anthropic_whole(client: anthropic.Anthropic, model: str) -> None:
     """A whole message has text, stop reason, model, usage and the id of its request."""
     answer = client.messages.create(model=model, max_tokens=100, messages=said("good morning"), system="Be brief.")
     (block,) = answer.content
@@ -38,7 +42,7 @@ def test_anthropic_whole(client: Anthropic, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_anthropic_stream(client: Anthropic, model: str) -> None:
+def test_anthropic_stream(client: anthropic.Anthropic, model: str) -> None:
     """The client's helper puts the events together to the same message."""
     with client.messages.stream(model=model, max_tokens=100, messages=said("good morning")) as stream:
         text = "".join(stream.text_stream)
@@ -49,7 +53,7 @@ def test_anthropic_stream(client: Anthropic, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_anthropic_limit(client: Anthropic, model: str) -> None:
+def test_anthropic_limit(client: anthropic.Anthropic, model: str) -> None:
     """An answer that the limit cut says so."""
     answer = client.messages.create(model=model, max_tokens=2, messages=said("one two three four"))
     assert answer.stop_reason == "max_tokens"
@@ -57,7 +61,7 @@ def test_anthropic_limit(client: Anthropic, model: str) -> None:
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
 @pytest.mark.parametrize("model", MODELS)
-def test_anthropic_tools_round_trip(client: Anthropic, model: str, streaming: bool) -> None:
+def test_anthropic_tools_round_trip(client: anthropic.Anthropic, model: str, streaming: bool) -> None:
     """The model calls a tool, is told its result, and answers with it."""
     messages = said("ask the weather tool")
     asked: Any = {"model": model, "max_tokens": 100, "tools": [WEATHER]}
@@ -78,7 +82,7 @@ def test_anthropic_tools_round_trip(client: Anthropic, model: str, streaming: bo
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_anthropic_images(client: Anthropic, model: str) -> None:
+def test_anthropic_images(client: anthropic.Anthropic, model: str) -> None:
     """An image beside text is no obstacle in either dialect."""
     source = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
     content = [{"type": "image", "source": source}, {"type": "text", "text": "what is it"}]
@@ -87,7 +91,7 @@ def test_anthropic_images(client: Anthropic, model: str) -> None:
     assert block.text.endswith("what is it")
 
 
-def test_anthropic_thinking(served: Served, client: Anthropic) -> None:
+def test_anthropic_thinking(served: Served, client: anthropic.Anthropic) -> None:
     """Thinking comes with its signature from who can sign; reasoning of others is left out."""
     served.behave(reasoning="let me think")
     own = client.messages.create(model="demo-claude", max_tokens=100, messages=said("x"))
@@ -100,8 +104,10 @@ def test_anthropic_thinking(served: Served, client: Anthropic) -> None:
         assert [block.type for block in stream.get_final_message().content] == ["text"]
 
 
-def test_anthropic_errors_are_the_right_classes(served: Served, client: Anthropic) -> None:
+def test_anthropic_errors_are_the_right_classes(served: Served, client: anthropic.Anthropic) -> None:
     """400, 401 and 404 raise what their status means, in Anthropic's envelope, with the request's id."""
+    import anthropic
+
     with pytest.raises(anthropic.BadRequestError) as invalid:
         client.messages.create(model="demo-small", max_tokens=5, messages="x")  # type: ignore[arg-type]
     assert invalid.value.type == "invalid_request_error"
@@ -114,7 +120,7 @@ def test_anthropic_errors_are_the_right_classes(served: Served, client: Anthropi
     with pytest.raises(anthropic.NotFoundError):
         client.messages.count_tokens(model="demo-small", messages=said("x"))
     with (
-        Anthropic(base_url=served.root, api_key="sk-nobody", max_retries=0) as stranger,
+        anthropic.Anthropic(base_url=served.root, api_key="sk-nobody", max_retries=0) as stranger,
         pytest.raises(anthropic.AuthenticationError) as unauthorized,
     ):
         stranger.messages.create(model="demo-small", max_tokens=5, messages=said("x"))
@@ -122,8 +128,10 @@ def test_anthropic_errors_are_the_right_classes(served: Served, client: Anthropi
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_anthropic_hears_the_providers_own_refusal(served: Served, client: Anthropic, model: str) -> None:
+def test_anthropic_hears_the_providers_own_refusal(served: Served, client: anthropic.Anthropic, model: str) -> None:
     """A 400 of either dialect's provider is told in Anthropic's, with the provider's words."""
+    import anthropic
+
     served.behave(mode="filter")
     with pytest.raises(anthropic.BadRequestError, match="content") as refused:
         client.messages.create(model=model, max_tokens=5, messages=said("x"))
@@ -131,7 +139,7 @@ def test_anthropic_hears_the_providers_own_refusal(served: Served, client: Anthr
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_anthropic_beta(client: Anthropic, model: str) -> None:
+def test_anthropic_beta(client: anthropic.Anthropic, model: str) -> None:
     """The same endpoint, as the client asks for what is still tried out."""
     answer = client.beta.messages.create(
         model=model, max_tokens=100, messages=said("hi"), betas=["some-beta-2026-01-01"]
@@ -139,24 +147,28 @@ def test_anthropic_beta(client: Anthropic, model: str) -> None:
     assert answer.stop_reason == "end_turn"
 
 
-def test_anthropic_models(client: Anthropic) -> None:
+def test_anthropic_models(client: anthropic.Anthropic) -> None:
     """The list, by its names."""
     assert {model.id for model in client.models.list()} >= {"demo-claude", "demo-small"}
 
 
 def test_anthropic_bearer(served: Served) -> None:
     """The client's other way to show a key."""
-    with Anthropic(base_url=served.root, auth_token=served.key, max_retries=0) as client:
+    import anthropic
+
+    with anthropic.Anthropic(base_url=served.root, auth_token=served.key, max_retries=0) as client:
         assert client.messages.create(model="demo-claude", max_tokens=5, messages=said("x")).content
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_anthropic_does_not_retry_what_the_proxy_has_retried(served: Served, model: str) -> None:
     """A rate limit of the provider's, in Anthropic's words, once."""
+    import anthropic
+
     served.behave(mode="429")
     before = served.counted()["requests"]
     with (
-        Anthropic(base_url=served.root, api_key=served.key, max_retries=2) as client,
+        anthropic.Anthropic(base_url=served.root, api_key=served.key, max_retries=2) as client,
         pytest.raises(anthropic.RateLimitError) as failed,
     ):
         client.messages.create(model=model, max_tokens=5, messages=said("x"))
@@ -165,8 +177,12 @@ def test_anthropic_does_not_retry_what_the_proxy_has_retried(served: Served, mod
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_anthropic_never_takes_a_cut_stream_for_a_whole_one(served: Served, client: Anthropic, model: str) -> None:
+def test_anthropic_never_takes_a_cut_stream_for_a_whole_one(
+    served: Served, client: anthropic.Anthropic, model: str
+) -> None:
     """A stream that can be continued nowhere raises, after what had come."""
+    import anthropic
+
     served.behave(mode="cut", after_chunks=2)
     text: list[str] = []
     with (
@@ -178,7 +194,9 @@ def test_anthropic_never_takes_a_cut_stream_for_a_whole_one(served: Served, clie
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_anthropic_gets_the_whole_of_a_stream_that_was_cut_once(served: Served, client: Anthropic, model: str) -> None:
+def test_anthropic_gets_the_whole_of_a_stream_that_was_cut_once(
+    served: Served, client: anthropic.Anthropic, model: str
+) -> None:
     """What another attempt says in agreement with what was sent is one message, in one block."""
     served.behave(mode="cut", after_chunks=2, for_requests=1)
     with client.messages.stream(model=model, max_tokens=100, messages=said("a b c d")) as stream:
@@ -192,8 +210,10 @@ def test_anthropic_gets_the_whole_of_a_stream_that_was_cut_once(served: Served, 
 @pytest.mark.parametrize("model", MODELS)
 async def test_anthropic_async(served: Served, model: str) -> None:
     """The asynchronous client, streaming."""
+    import anthropic
+
     async with (
-        AsyncAnthropic(base_url=served.root, api_key=served.key, max_retries=0) as client,
+        anthropic.AsyncAnthropic(base_url=served.root, api_key=served.key, max_retries=0) as client,
         client.messages.stream(model=model, max_tokens=100, messages=said("hi")) as stream,
     ):
         final = await stream.get_final_message()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
-from openai import AsyncOpenAI, OpenAI
-from openai.types.chat import ChatCompletionChunk
 from pydantic import BaseModel
 from served_proxy import TOOLS_TOWN, Served
+
+if TYPE_CHECKING:
+    # At run time where they are used: they take seconds, and each worker of a test run imports each file of tests.
+    import openai
+    from openai.types.chat import ChatCompletionChunk
 
 MODELS = ("demo-small", "demo-claude")
 WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": TOOLS_TOWN}}
@@ -23,13 +25,15 @@ def said(content: str) -> Any:
 
 
 @pytest.fixture
-def client(served: Served) -> Iterator[OpenAI]:
-    with OpenAI(base_url=served.base, api_key=served.key, max_retries=0) as made:
+def client(served: Served) -> Iterator[openai.OpenAI]:
+    import openai
+
+    with openai.OpenAI(base_url=served.base, api_key=served.key, max_retries=0) as made:
         yield made
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_openai_chat_whole(client: OpenAI, model: str) -> None:
+def test_openai_chat_whole(client: openai.OpenAI, model: str) -> None:
     """A whole answer has text, role, finish, model, usage and the id of its request."""
     answer = client.chat.completions.create(model=model, messages=said("good morning"))
     choice = answer.choices[0]
@@ -44,7 +48,7 @@ def test_openai_chat_whole(client: OpenAI, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_openai_chat_stream(client: OpenAI, model: str) -> None:
+def test_openai_chat_stream(client: openai.OpenAI, model: str) -> None:
     """A stream has one role, the text in pieces, one finish, and its usage when it was asked for."""
     with client.chat.completions.create(
         model=model, messages=said("good morning"), stream=True, stream_options={"include_usage": True}
@@ -60,7 +64,7 @@ def test_openai_chat_stream(client: OpenAI, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_openai_stream_without_usage(client: OpenAI, model: str) -> None:
+def test_openai_stream_without_usage(client: openai.OpenAI, model: str) -> None:
     """Who has not asked for the usage of a stream is not bothered with it."""
     with client.chat.completions.create(model=model, messages=said("hi"), stream=True) as stream:
         chunks = list(stream)
@@ -68,7 +72,7 @@ def test_openai_stream_without_usage(client: OpenAI, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_openai_tools_round_trip(client: OpenAI, model: str) -> None:
+def test_openai_tools_round_trip(client: openai.OpenAI, model: str) -> None:
     """The model calls a tool, is told its result, and answers with it."""
     messages = said("ask the weather tool")
     first = client.chat.completions.create(model=model, messages=messages, tools=[WEATHER]).choices[0]
@@ -87,7 +91,7 @@ def test_openai_tools_round_trip(client: OpenAI, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_openai_streamed_tool_calls(client: OpenAI, model: str) -> None:
+def test_openai_streamed_tool_calls(client: openai.OpenAI, model: str) -> None:
     """The client's own helper puts the parts of streamed calls together."""
     with client.chat.completions.stream(
         model=model, messages=said("ask"), tools=[WEATHER], tool_choice="required"
@@ -105,26 +109,26 @@ class Town(BaseModel):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_openai_structured_output(client: OpenAI, model: str) -> None:
+def test_openai_structured_output(client: openai.OpenAI, model: str) -> None:
     """A strict schema holds, whichever dialect the provider speaks."""
     parsed = client.chat.completions.parse(model=model, messages=said("Ulm has 12"), response_format=Town)
     assert parsed.choices[0].message.parsed == Town(name="Ulm has 12", people=12)
 
 
-def test_openai_json_mode(client: OpenAI) -> None:
+def test_openai_json_mode(client: openai.OpenAI) -> None:
     """JSON mode gives JSON."""
     form: Any = {"type": "json_object"}
     answer = client.chat.completions.create(model="demo-small", messages=said("x"), response_format=form)
     assert json.loads(answer.choices[0].message.content or "") == {"heard": "x"}
 
 
-def test_openai_fields_that_are_unknown_to_us_arrive(client: OpenAI) -> None:
+def test_openai_fields_that_are_unknown_to_us_arrive(client: openai.OpenAI) -> None:
     """Several choices, and a field that nobody knows, go through to a provider of the same dialect."""
     answer = client.chat.completions.create(model="demo-small", messages=said("x"), n=2, extra_body={"fresh": {"a": 1}})
     assert [choice.index for choice in answer.choices] == [0, 1]
 
 
-def test_openai_embeddings(client: OpenAI) -> None:
+def test_openai_embeddings(client: openai.OpenAI) -> None:
     """Vectors in the coding that the client asks for by itself, base64, and as numbers."""
     packed = client.embeddings.create(model="demo-small", input=["one", "two"])
     plain = client.embeddings.create(model="demo-small", input="one", encoding_format="float")
@@ -132,7 +136,7 @@ def test_openai_embeddings(client: OpenAI) -> None:
     assert plain.data[0].embedding == pytest.approx(packed.data[0].embedding, abs=1e-6)
 
 
-def test_openai_completions(client: OpenAI) -> None:
+def test_openai_completions(client: openai.OpenAI) -> None:
     """The older endpoint, whole and streaming."""
     whole = client.completions.create(model="demo-small", prompt="once upon")
     assert whole.choices[0].text.strip().endswith("heard: once upon")
@@ -141,15 +145,17 @@ def test_openai_completions(client: OpenAI) -> None:
     assert text.strip() == whole.choices[0].text.strip()
 
 
-def test_openai_models(client: OpenAI) -> None:
+def test_openai_models(client: openai.OpenAI) -> None:
     """The list, one of it, and one that is not in it."""
+    import openai
+
     assert {model.id for model in client.models.list()} == {"demo-small", "demo-large", "demo-claude"}
     assert client.models.retrieve("demo-claude").owned_by == "claude"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nobody-has-this")
 
 
-def test_openai_raw_response(client: OpenAI) -> None:
+def test_openai_raw_response(client: openai.OpenAI) -> None:
     """Headers that operators look for."""
     raw = client.chat.completions.with_raw_response.create(
         model="demo-small", messages=said("x"), extra_headers={"x-request-id": "mine-7"}
@@ -160,8 +166,10 @@ def test_openai_raw_response(client: OpenAI) -> None:
     assert raw.parse().choices[0].message.content
 
 
-def test_openai_errors_are_the_right_classes(served: Served, client: OpenAI) -> None:
+def test_openai_errors_are_the_right_classes(served: Served, client: openai.OpenAI) -> None:
     """400, 401 and 404 raise what their status means, with the envelope's message, code and param."""
+    import openai
+
     with pytest.raises(openai.BadRequestError) as invalid:
         client.chat.completions.create(model="demo-small", messages="x")  # type: ignore[call-overload]
     assert invalid.value.param == "messages"
@@ -172,7 +180,7 @@ def test_openai_errors_are_the_right_classes(served: Served, client: OpenAI) -> 
         client.chat.completions.create(model="demo-claude", messages=said("x"), n=2)
     assert "n:" in untranslatable.value.message
     with (
-        OpenAI(base_url=served.base, api_key="sk-nobody", max_retries=0) as stranger,
+        openai.OpenAI(base_url=served.base, api_key="sk-nobody", max_retries=0) as stranger,
         pytest.raises(openai.AuthenticationError) as unauthorized,
     ):
         stranger.models.list()
@@ -180,8 +188,10 @@ def test_openai_errors_are_the_right_classes(served: Served, client: OpenAI) -> 
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_openai_hears_the_providers_own_refusal(served: Served, client: OpenAI, model: str) -> None:
+def test_openai_hears_the_providers_own_refusal(served: Served, client: openai.OpenAI, model: str) -> None:
     """A 400 of either dialect's provider is told in OpenAI's envelope, with the provider's words."""
+    import openai
+
     served.behave(mode="filter")
     with pytest.raises(openai.BadRequestError, match="content") as refused:
         client.chat.completions.create(model=model, messages=said("x"))
@@ -189,18 +199,18 @@ def test_openai_hears_the_providers_own_refusal(served: Served, client: OpenAI, 
 
 
 @pytest.mark.parametrize(
-    ("mode", "kind"), [("429", openai.RateLimitError), ("500", openai.InternalServerError)], ids=["429", "500"]
+    ("mode", "kind"), [("429", "RateLimitError"), ("500", "InternalServerError")], ids=["429", "500"]
 )
 @pytest.mark.parametrize("model", MODELS)
-def test_openai_does_not_retry_what_the_proxy_has_retried(
-    served: Served, mode: str, kind: type[openai.APIStatusError], model: str
-) -> None:
+def test_openai_does_not_retry_what_the_proxy_has_retried(served: Served, mode: str, kind: str, model: str) -> None:
     """`x-should-retry: false` keeps the client's own two retries from multiplying ours."""
+    import openai
+
     served.behave(mode=mode)
     before = served.counted()["requests"]
     with (
-        OpenAI(base_url=served.base, api_key=served.key, max_retries=2) as client,
-        pytest.raises(kind) as failed,
+        openai.OpenAI(base_url=served.base, api_key=served.key, max_retries=2) as client,
+        pytest.raises(getattr(openai, kind)) as failed,
     ):
         client.chat.completions.create(model=model, messages=said("x"))
     assert failed.value.response.headers["x-should-retry"] == "false"
@@ -209,19 +219,23 @@ def test_openai_does_not_retry_what_the_proxy_has_retried(
 
 def test_openai_waits_out_our_own_limit(served: Served) -> None:
     """Our 429 says how long to wait, and the client's retry succeeds."""
+    import openai
+
     with (
-        OpenAI(base_url=served.base, api_key=served.slow_key, max_retries=0) as impatient,
+        openai.OpenAI(base_url=served.base, api_key=served.slow_key, max_retries=0) as impatient,
         pytest.raises(openai.RateLimitError) as limited,
     ):
         [impatient.chat.completions.create(model="demo-small", messages=said("x")) for _ in range(3)]
     assert int(limited.value.response.headers["retry-after"]) >= 1
-    with OpenAI(base_url=served.base, api_key=served.slow_key, max_retries=3) as patient:
+    with openai.OpenAI(base_url=served.base, api_key=served.slow_key, max_retries=3) as patient:
         assert patient.chat.completions.create(model="demo-small", messages=said("x")).choices
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_openai_never_takes_a_cut_stream_for_a_whole_one(served: Served, client: OpenAI, model: str) -> None:
+def test_openai_never_takes_a_cut_stream_for_a_whole_one(served: Served, client: openai.OpenAI, model: str) -> None:
     """A stream that can be continued nowhere raises, after what had come."""
+    import openai
+
     served.behave(mode="cut", after_chunks=2)
     chunks: list[ChatCompletionChunk] = []
     with (
@@ -233,7 +247,7 @@ def test_openai_never_takes_a_cut_stream_for_a_whole_one(served: Served, client:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_openai_gets_the_whole_of_a_stream_that_was_cut_once(served: Served, client: OpenAI, model: str) -> None:
+def test_openai_gets_the_whole_of_a_stream_that_was_cut_once(served: Served, client: openai.OpenAI, model: str) -> None:
     """What another attempt says in agreement with what was sent is one answer."""
     served.behave(mode="cut", after_chunks=2, for_requests=1)
     with client.chat.completions.create(model=model, messages=said("a b c d"), stream=True) as stream:
@@ -245,7 +259,9 @@ def test_openai_gets_the_whole_of_a_stream_that_was_cut_once(served: Served, cli
 
 async def test_openai_async(served: Served) -> None:
     """Many at once, whole and streaming; a stream that is left early is left upstream too."""
-    async with AsyncOpenAI(base_url=served.base, api_key=served.key, max_retries=0) as client:
+    import openai
+
+    async with openai.AsyncOpenAI(base_url=served.base, api_key=served.key, max_retries=0) as client:
 
         async def whole(number: int) -> str:
             answer = await client.chat.completions.create(model=MODELS[number % 2], messages=said(f"n{number}"))
