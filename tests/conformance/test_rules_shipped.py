@@ -52,6 +52,13 @@ def place(path: str, used: float, inodes_used: float) -> list[Sample]:
     return [sample("disk_used_ratio", used, **where), sample("disk_inodes_used_ratio", inodes_used, **where)]
 
 
+def guesses(source: str, failures: float, quiet: float) -> list[Sample]:
+    return [
+        sample("auth_source_failures", failures, source=source),
+        sample("auth_source_quiet_seconds", quiet, source=source),
+    ]
+
+
 def unit(name: str, state: str) -> Sample:
     return sample("systemd_unit_state", 1, unit=name, state=state)
 
@@ -170,6 +177,16 @@ SCENES = {
         lambda i: traffic(i, 0.0, 8.0), 700, {"HighLatencyP95": ("warning", S), "HighMeanLatency": ("info", S)},
     ),
     "guessing keys": (lambda i: [sample("auth_failures_total", i)], 120, {"AuthFailures": ("warning", S)}),
+    "one address guesses and goes on": (
+        [*guesses("192.0.2.1", 30, 5), *guesses("192.0.2.2", 29, 5), *guesses("192.0.2.3", 99, 90),
+         *guesses("127.0.0.1", 99, 5), *guesses("::1", 99, 5)],
+        0, {"AuthAttack": ("warning", "source:192.0.2.1")},
+    ),
+    "a key is refused again and again": (
+        [sample("auth_key_refusals", 20, key="joe"), sample("auth_key_quiet_seconds", 5, key="joe"),
+         sample("auth_key_refusals", 20, key="ann"), sample("auth_key_quiet_seconds", 200, key="ann")],
+        0, {"KeyAbuse": ("warning", "caller:llm-proxy/joe")},
+    ),
     "memory at 90 %": (memory(0.9), 150, {"HostMemoryHigh": ("warning", H)}),
     "memory at 97 %": (
         memory(0.97), 150, {"HostMemoryHigh": ("warning", H), "HostMemoryCritical": ("critical", H)},

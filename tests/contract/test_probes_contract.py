@@ -83,6 +83,9 @@ def live_settings(kind: str, endpoint: ProxyEndpoint, tmp_path: Path) -> dict[st
         case "log":
             (tmp_path / "log").touch()
             return {"path": str(tmp_path / "log"), "patterns": {"error": "ERROR"}}
+        case "security_log":
+            (tmp_path / "security.log").touch()
+            return {"path": str(tmp_path / "security.log")}
         case "process":
             (tmp_path / "me.pid").write_text(str(os.getpid()))
             return {"pidfile": str(tmp_path / "me.pid")}
@@ -144,6 +147,8 @@ def dead_settings(kind: str, tmp_path: Path) -> dict[str, Any]:
             return {"journalctl": [str(tmp_path / "none")]}
         case "log":
             return {"path": str(tmp_path / "none"), "patterns": {"error": "ERROR"}}
+        case "security_log":
+            return {"path": str(tmp_path / "none")}
         case "process":
             return {"pidfile": str(tmp_path / "none.pid")}
         case "pressure":
