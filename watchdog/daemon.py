@@ -20,12 +20,13 @@ from watchdog.api.headline import headline
 from watchdog.api.parts import Parts
 from watchdog.api.server import ControlServer
 from watchdog.clock import Clock, SystemClock
-from watchdog.core.incidents import Incident
 from watchdog.core.model import AlertChange, AlertEvent, AlertState, Sample
 from watchdog.core.routing import Notice
 from watchdog.errors import ConfigError, ProxywatchError, StoreError
 from watchdog.files import Files, read_files
 from watchdog.healing import World, build_healing
+from watchdog.intake import Intake
+from watchdog.keeping import Keeping
 from watchdog.metrics.engine import RuleEngine
 from watchdog.metrics.series import SeriesStore
 from watchdog.notifiers import NotifierContext
@@ -94,14 +95,23 @@ class Daemon:
         self.desk = Desk(self.database, self.clock, self.engine.alert, self._announce, self.dispatcher.acknowledge)
         self.runs = Runs(self.database)
         self.facts = Facts(self.database)
-        self.world = World(config, self.services, self.proxies, self.series, self.clock)
+        self.schedule = Schedule(self.clock)
+        self.keeping = Keeping(files.loaded, self.clock, self.schedule)
+        vault = self.keeping.vault
+        self.world = World(config, self.services, self.proxies, self.series, self.clock, vault)
         self.healing = build_healing(
             world=self.world, desk=self.desk, runs=self.runs, facts=self.facts, bell=self.bell, holds=self._holds
         )
         self.runner, self.guards = self.healing.runner, self.healing.guards
         self.runner.playbooks = files.playbooks
+        self.intake = Intake(
+            self.desk,
+            self.healing.triage,
+            self.bell.turns,
+            trouble=self._store_trouble,
+            ready=lambda: self.parts.ready,
+        )
         self.pipeline = Pipeline(self.series, self.engine, self.clock, self.bell, self._take)
-        self.schedule = Schedule(self.clock)
         self.triggers = Triggers(schedule=self.schedule, runner=self.runner, desk=self.desk, runs=self.runs)
         self.triggers.replace(files.playbooks)
         self.rounds = Rounds(self.pipeline, self.schedule, self.clock, self.http, self.services, self.facts)
@@ -148,8 +158,9 @@ class Daemon:
             self._restore_alerts()
             await self._start_services(self.parts.loaded.config.services, with_services)
             await self.rounds.begin(self.parts.loaded.config)
+            await self.keeping.begin(self.parts.loaded.config.backups, self.pipeline)
             self.schedule.start()
-            for work in (self._evaluate, self._keep_in_step, self._keep_house, self._feed_watchdog):
+            for work in (self._evaluate, self.intake.run, self._keep_in_step, self._keep_house, self._feed_watchdog):
                 self._spawn(work(), work.__name__)
             self._spawn(self._persistently(self.dispatcher.run), "dispatcher")
             self._spawn(self._persistently(self.sender.run), "sender")
@@ -191,6 +202,7 @@ class Daemon:
             raise error if isinstance(error, ConfigError) else ConfigError(str(error), file=str(self._file)) from error
         finally:
             self._notify("READY=1")
+        await self.keeping.before_change()
         added = {name: settings for name, settings in config.services.items() if name not in self.services}
         self._build_services(config)
         await self._start_services(added, with_services=False)
@@ -203,6 +215,7 @@ class Daemon:
         self.sender.wake()
         self._take(self.engine.replace(files.groups, self.clock.now()))
         await self.rounds.replace(config)
+        self.keeping.replace(files.loaded)
         self.parts.loaded = files.loaded
         self.world.config = config
         self.parts.reload_error = ""
@@ -230,8 +243,8 @@ class Daemon:
             self.schedule.follow_clock()
             with self._store_trouble():
                 await self.healing.surroundings.watch(self.guards.limits.storm)
-                self._consider(self.desk.sync(self.engine.alerts()))
-                self._consider(self.desk.unresolved)
+                self.desk.sync(self.engine.alerts())
+                self.intake.consider(self.desk.unresolved)
 
     async def _keep_house(self) -> None:
         while True:
@@ -266,15 +279,7 @@ class Daemon:
 
     def _take(self, events: Iterable[AlertEvent]) -> None:
         with self._store_trouble():
-            self._consider(self.desk.take(events))
-
-    def _consider(self, incidents: list[Incident]) -> None:
-        if not self.parts.ready:
-            return
-        for incident in incidents:
-            current = self.desk.get(incident.id)
-            if current is not None and current.resolved_at is None:
-                self.healing.triage.consider(current)
+            self.intake.take(events)
 
     @contextlib.contextmanager
     def _store_trouble(self) -> Iterator[None]:
@@ -313,8 +318,11 @@ class Daemon:
 
     async def _start_services(self, chosen: Mapping[str, ServiceSettings], with_services: bool) -> None:
         """Children of ours that do not run are started; those that an earlier life of ours started are adopted."""
+        halted: frozenset[str] = frozenset()
+        with self._store_trouble():
+            halted = self.runs.halted()
         for name, settings in chosen.items():
-            if settings.kind != "child":
+            if settings.kind != "child" or f"service:{name}" in halted:
                 continue
             status = await self.services[name].status()
             if status.state == "running" and status.identity is not None:

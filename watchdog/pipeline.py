@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
@@ -13,6 +14,10 @@ from watchdog.playbooks.bell import Bell
 from watchdog.probes import ProbeResult, ProbeSettings
 
 log = logging.getLogger("proxywatch.probe")
+
+_BURST_SECONDS = 0.03
+"""So much evaluation at once holds nobody up."""
+_LONGEST_REST_SECONDS = 1.0
 
 Take = Callable[[Iterable[AlertEvent]], None]
 
@@ -29,6 +34,10 @@ class Pipeline:
         self._take = take
         self.results: dict[str, ProbeResult] = {}
         """The last result of every probe, for `status`."""
+        self._touched: set[str] = set()
+        self._resting = False
+        self._spent = 0.0
+        self._spent_at = 0.0
 
     def measured(self, name: str, settings: ProbeSettings, result: ProbeResult) -> None:
         """One run of a probe has ended."""
@@ -60,7 +69,26 @@ class Pipeline:
         self._take_in(self.engine.evaluate_due(self._clock.now()))
 
     def _evaluate(self, touched: set[str]) -> None:
-        self._take_in(self.engine.evaluate_touched(touched, self._clock.now()))
+        """At once, unless much time went into that lately: then after as long a rest, with all that came meanwhile. So
+        hundreds of probes whose targets fall ill together leave the loop half of its time for everybody else."""
+        self._touched |= touched
+        if self._resting:
+            return
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        names, self._touched = self._touched, set()
+        self._take_in(self.engine.evaluate_touched(names, self._clock.now()))
+        ended = loop.time()
+        self._spent = max(0.0, self._spent - (began - self._spent_at)) + ended - began
+        self._spent_at = ended
+        if self._spent > _BURST_SECONDS:
+            self._resting = True
+            loop.call_later(min(self._spent, _LONGEST_REST_SECONDS), self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        if self._touched:
+            self._evaluate(set())
 
     def _take_in(self, events: list[AlertEvent]) -> None:
         if events:

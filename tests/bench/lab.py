@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
+_JOURNAL_ONLY: Mapping[str, Any] = {"route": {"receiver": "journal"}, "receivers": [{"name": "journal"}]}
 
 T = TypeVar("T")
 Providers = list[dict[str, Any]]
@@ -171,11 +172,12 @@ class Lab:
         shipped["guards"]["boot_grace"] = "0s"
         return self.start_watchdog(shipped)
 
-    def start_watchdog(self, config: dict[str, Any]) -> subprocess.Popen[bytes]:
+    def start_watchdog(
+        self, config: dict[str, Any], routes: Mapping[str, Any] = _JOURNAL_ONLY
+    ) -> subprocess.Popen[bytes]:
         """Starts proxywatch with a configuration and waits for its first full round."""
         file = self.root / "proxywatch.yaml"
-        plain = {"route": {"receiver": "journal"}, "receivers": [{"name": "journal"}]}
-        (self.root / "routes.yaml").write_text(yaml.safe_dump(plain))
+        (self.root / "routes.yaml").write_text(yaml.safe_dump(dict(routes)))
         file.write_text(yaml.safe_dump(config | {"routes": "routes.yaml"}))
         process = self.start("proxywatch", [BIN / "proxywatch", "run", "--plain", "--config", file])
         control = self.root / config.get("run_dir", "var/run/proxywatch") / "control.sock"

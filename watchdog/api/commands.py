@@ -70,7 +70,7 @@ def run_playbook(parts: Parts, name: str, target: str, who: str, dry_run: bool) 
     """Begins a run, or shows what it would do. Raises RefusedError for what cannot be run on this target now."""
     playbook = find_playbook(parts, name)
     key = str(_checked_target(parts, playbook, target))
-    incident = next((i for i in parts.desk.unresolved if i.key == key), None)
+    incident = parts.desk.on(key)
     if dry_run:
         return plan.plan(parts, playbook, key, incident)
     if incident is not None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 Labels = tuple[tuple[str, str], ...]
 """Label pairs sorted by name, without `__name__`. Hashable, so that it can key a series."""
@@ -17,6 +18,7 @@ def labels_of(mapping: Mapping[str, str] | None = None, /, **pairs: str) -> Labe
     return tuple(sorted((name, value) for name, value in merged.items() if value))
 
 
+@lru_cache(maxsize=16_384)
 def fingerprint(labels: Labels) -> str:
     """16 hex digits that stay the same for the same labels across restarts and hosts."""
     # 0xfe and 0xff never stand in UTF-8, so no label value can pass for a boundary.

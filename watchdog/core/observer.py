@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from watchdog.core.targets import Target
@@ -46,18 +47,45 @@ def storm(opened: Mapping[Target, float], known: Iterable[Target], limits: Storm
 
     It takes trouble under at least two roots (a service with all its workers is one root: that service's own trouble).
     """
-    everything = set(known) | set(opened)
-    recent = {target: at for target, at in opened.items() if _together(at, opened.values(), limits.within)}
-    roots = sorted({str(target.parent or target) for target in recent})
-    if len(recent) < limits.least_targets or len(roots) < 2 or len(recent) < limits.share * len(everything):
+    outbreak = outbreak_of(opened, limits)
+    return None if outbreak is None else storm_of(outbreak, known, limits, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Outbreak:
+    """Targets that fell ill together, whatever share of all they are."""
+
+    opened: frozenset[Target]
+    """Everything in trouble, also what fell ill alone."""
+    ill: int
+    roots: tuple[str, ...]
+    newest: float
+
+
+def outbreak_of(opened: Mapping[Target, float], limits: StormLimits) -> Outbreak | None:
+    """What a storm is made of, or None. It depends on the incidents only, so it can be kept until they change."""
+    if len(opened) < limits.least_targets:
         return None
-    until = max(recent.values()) + limits.within + limits.cooldown
-    return None if now >= until else Storm(len(recent), len(everything), tuple(roots), until)
+    times = sorted(opened.values())
+    recent = {target: at for target, at in opened.items() if _together(at, times, limits.within)}
+    roots = sorted({str(target.parent or target) for target in recent})
+    if len(recent) < limits.least_targets or len(roots) < 2:
+        return None
+    return Outbreak(frozenset(opened), len(recent), tuple(roots), max(recent.values()))
 
 
-def _together(at: float, times: Iterable[float], within: float) -> bool:
-    """Whether another target fell ill within so many seconds."""
-    return sum(abs(other - at) <= within for other in times) > 1
+def storm_of(outbreak: Outbreak, known: Iterable[Target], limits: StormLimits, now: float) -> Storm | None:
+    """The storm that this outbreak is now, or None: too few of all known targets, or too long ago."""
+    until = outbreak.newest + limits.within + limits.cooldown
+    everything = len(outbreak.opened) + len(set(known) - outbreak.opened)
+    if now >= until or outbreak.ill < limits.share * everything:
+        return None
+    return Storm(outbreak.ill, everything, outbreak.roots, until)
+
+
+def _together(at: float, times: Sequence[float], within: float) -> bool:
+    """Whether another target fell ill within so many seconds; `times` of all are sorted."""
+    return bisect_right(times, at + within) - bisect_left(times, at - within) > 1
 
 
 @dataclass(frozen=True, slots=True)

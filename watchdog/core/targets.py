@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "worker": ("service", "worker"),
@@ -60,6 +61,7 @@ class Target:
         return Target("service", self.parts[:1]) if self.kind in {"worker", "cache"} else None
 
 
+@lru_cache(maxsize=16_384)
 def parse_target(text: str) -> Target:
     """Raises ValueError for an unknown kind, a missing part or an empty one: an empty selector is never «all»."""
     kind, colon, rest = text.partition(":")

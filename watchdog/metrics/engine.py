@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from watchdog.core.alerts import Holding, advance, deadline
-from watchdog.core.model import Alert, AlertEvent, AlertState, Sample, labels_of
+from watchdog.core.model import Alert, AlertEvent, AlertState, Labels, Sample, labels_of
 from watchdog.errors import QueryError, TemplateError
 from watchdog.metrics.promql import Result, evaluate, parse
 from watchdog.metrics.rules import AlertingRule, RecordingRule, RuleGroup, Templates
@@ -42,6 +42,8 @@ class _Rule:
     rule: AlertingRule | RecordingRule
     source: str
     active: dict[str, Alert] = field(default_factory=dict)
+    rendered: dict[Labels, Holding] = field(default_factory=dict)
+    """What each element of the last result was, so that one that stays as it was costs nothing."""
     last_at: float | None = None
     last_error: str = ""
     restored: bool = False
@@ -134,6 +136,10 @@ class RuleEngine:
         """The pending and firing alerts, in the order of their rules."""
         return [alert for rule in self._rules for alert in rule.active.values()]
 
+    def alert(self, fingerprint: str) -> Alert | None:
+        """The pending or firing alert with this fingerprint."""
+        return next((rule.active[fingerprint] for rule in self._rules if fingerprint in rule.active), None)
+
     def rules(self) -> list[RuleStatus]:
         """Every rule with its last evaluation and its last error, in order."""
         return [_status(rule) for rule in self._rules]
@@ -224,7 +230,10 @@ class RuleEngine:
         return names - recorded.keys()
 
     def _record(self, one: _Rule, rule: RecordingRule, vector: _Vector, now: float) -> None:
-        samples = [Sample(rule.record, value, labels_of({**labels, **dict(rule.labels)})) for labels, value in vector]
+        samples = [
+            Sample(rule.record, value, labels_of({**_nameless(labels), **dict(rule.labels)}))
+            for labels, value in vector
+        ]
         if len({sample.labels for sample in samples}) != len(samples):
             raise QueryError("two results have the same labels after the rule's own were set")
         if one.group.limit and len(samples) > one.group.limit:
@@ -234,12 +243,16 @@ class RuleEngine:
 
     def _alert(self, one: _Rule, rule: AlertingRule, vector: _Vector, now: float) -> list[AlertEvent]:
         holding: dict[object, Holding] = {}
+        rendered: dict[Labels, Holding] = {}
         for labels, value in vector:
-            texts = dict(_rendered(one, rule.label_templates, labels, value))
-            full = labels_of({**labels, **texts}, alertname=rule.alert)
-            if full in holding:
+            known_as = one.rendered.get(labels)
+            if known_as is None or known_as[2] != value:
+                known_as = _holding(one, rule, labels, value)
+            if known_as[0] in holding:
                 raise QueryError("two alerts have the same labels after the rule's own were set")
-            holding[full] = full, tuple(_rendered(one, rule.annotation_templates, labels, value)), value
+            rendered[labels] = holding[known_as[0]] = known_as
+        # An error in a template is said at each evaluation, so what holds one is rendered anew.
+        one.rendered = {} if one.last_error else rendered
         known = one.active
         if one.group.limit and len(holding) > one.group.limit:
             holding = {}
@@ -248,16 +261,28 @@ class RuleEngine:
         return events
 
 
-_Vector = list[tuple[dict[str, str], float]]
+_Vector = list[tuple[Labels, float]]
 
 
 def _as_vector(result: Result) -> _Vector:
-    """The elements with their labels but no name; a scalar is one element without labels."""
+    """The elements with their labels; a scalar is one element without labels."""
     if isinstance(result, float):
-        return [({}, result)]
+        return [((), result)]
     if isinstance(result, str):
         raise QueryError("a string is no result of a rule")
-    return [({name: text for name, text in labels if name != "__name__"}, value) for labels, value in result]
+    return result
+
+
+def _nameless(labels: Labels) -> dict[str, str]:
+    return {name: text for name, text in labels if name != "__name__"}
+
+
+def _holding(one: _Rule, rule: AlertingRule, element: Labels, value: float) -> Holding:
+    """The alert that this element is: its labels, annotations and value."""
+    labels = _nameless(element)
+    texts = dict(_rendered(one, rule.label_templates, labels, value))
+    full = labels_of({**labels, **texts}, alertname=rule.alert)
+    return full, tuple(_rendered(one, rule.annotation_templates, labels, value)), value
 
 
 def _rendered(one: _Rule, templates: Templates, labels: dict[str, str], value: float) -> Iterator[tuple[str, str]]:

@@ -25,6 +25,7 @@ from watchdog.core.model import Alert, AlertChange, AlertEvent, AlertState, Inci
 from watchdog.core.routing import Notice, NoticeKind, notice_key
 from watchdog.core.steadiness import Steadiness, chronic
 from watchdog.core.targets import parse_target, target_of
+from watchdog.playbooks.unresolved import Unresolved
 from watchdog.store.alerts import Alerts
 from watchdog.store.database import Database
 from watchdog.store.history import History
@@ -47,28 +48,37 @@ class Desk:
         self,
         database: Database,
         clock: Clock,
-        firing_alerts: Callable[[], Iterable[Alert]],
+        alert: Callable[[str], Alert | None],
         announce: Callable[[Notice], None],
         acknowledged: Callable[[int], None],
     ) -> None:
-        """`firing_alerts` gives the rule engine's view; `announce` takes a notice and `acknowledged` an incident that a
-        person has, both within the current transaction."""
+        """`alert` gives the rule engine's alert with a fingerprint; `announce` takes a notice and `acknowledged` an
+        incident that a person has, both within the current transaction."""
         self._database = database
         self._clock = clock
-        self._firing_alerts = firing_alerts
+        self._alert = alert
         self._announce = announce
         self._acknowledged = acknowledged
         self.incidents = Incidents(database)
         self.history = History(database)
         self._alerts = Alerts(database)
-        self._open: dict[int, Incident] = {i.id: i for i in self.incidents.unresolved()}
+        self._open = Unresolved(self.incidents.unresolved())
         self.busy: Callable[[int], bool] = lambda _incident: False
         """Whether a run is under way for an incident; the runner sets it."""
 
     @property
     def unresolved(self) -> list[Incident]:
         """Oldest first."""
-        return list(self._open.values())
+        return list(self._open)
+
+    @property
+    def revision(self) -> int:
+        """Another number whenever an unresolved incident has changed."""
+        return self._open.revision
+
+    def on(self, target: str) -> Incident | None:
+        """The unresolved incident of a target."""
+        return self._open.on(target)
 
     def get(self, incident_id: int) -> Incident | None:
         """An incident, resolved or not."""
@@ -77,7 +87,7 @@ class Desk:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """What is done inside becomes durable together or not at all; incidents in memory go back with the store."""
-        before = dict(self._open)
+        before = self._open.copy()
         try:
             with self._database.transaction():
                 yield
@@ -87,27 +97,25 @@ class Desk:
 
     def alerts_of(self, incident: Incident) -> list[Alert]:
         """The alerts of an incident that fire now."""
-        return [alert for alert in self._firing_alerts() if alert.fingerprint in incident.firing]
+        return [alert for alert in map(self._alert, incident.firing) if alert is not None]
 
     def explained_by(self, incident: Incident, needs: Iterable[str]) -> Incident | None:
         """The incident that explains this one: of something that it `needs` (targets), or, for what shows only
         symptoms, of something remote: that much only for a while, for a failover ends symptoms. None for one that
         nothing explains."""
-        wanted = set(needs)
         alerts = self.alerts_of(incident)
         young = self._clock.now() < incident.opened_at + EXPLAINED_SECONDS
         symptoms = young and bool(alerts) and all(SYMPTOM in alert.labels for alert in alerts)
-        for other in self._open.values():
-            if other.id == incident.id or other.state is IncidentState.SUPPRESSED:
-                continue
-            if other.key in wanted or (symptoms and parse_target(other.key).remote):
-                return other
-        return None
+        found = [one for one in map(self._open.on, needs) if one is not None]
+        found += [one for one in self._open if parse_target(one.key).remote] if symptoms else []
+        others = (one for one in found if one.id != incident.id and one.state is not IncidentState.SUPPRESSED)
+        return min(others, key=lambda one: one.id, default=None)
 
     def repaired_above(self, incident: Incident) -> Incident | None:
         """The incident of what contains this one's target, if a run is at work on it: then this one only waits."""
-        parent = str(parse_target(incident.key).parent)
-        return next((i for i in self._open.values() if i.key == parent and self.busy(i.id)), None)
+        parent = parse_target(incident.key).parent
+        above = None if parent is None else self._open.on(str(parent))
+        return above if above is not None and self.busy(above.id) else None
 
     def take(self, events: Iterable[AlertEvent]) -> list[Incident]:
         """Takes alert changes in; returns the incidents that something firing was added to."""
@@ -126,12 +134,11 @@ class Desk:
         """Makes incidents agree with the alerts that really fire, whatever was missed while nothing could be written
         or nobody was there. Returns the incidents that something firing was added to."""
         firing = {alert.fingerprint: alert for alert in alerts if alert.state is AlertState.FIRING}
-        known = {fingerprint for incident in self._open.values() for fingerprint in incident.firing}
         now = self._clock.now()
-        missed = [AlertEvent(AlertChange.FIRING, a, now) for f, a in firing.items() if f not in known]
+        missed = [AlertEvent(AlertChange.FIRING, a, now) for f, a in firing.items() if self._open.with_alert(f) is None]
         touched = self.take(missed) if missed else []
         for incident in self.unresolved:
-            for fingerprint in set(incident.firing) - set(firing):
+            for fingerprint in set(incident.firing) - firing.keys():
                 self._put(alert_resolved(self._open[incident.id], fingerprint))
             self.settle(incident.id)
         return touched
@@ -286,10 +293,10 @@ class Desk:
         now = self._clock.now()
         key = str(target_of(alert.label, alert.fingerprint))
         summary = alert.annotation.get("summary") or alert.label.get("alertname", "")
-        incident = next((i for i in self._open.values() if i.key == key), None)
+        incident = self._open.on(key)
         if incident is None:
             incident = self.incidents.save(open_incident(key, alert, now))
-            self._open[incident.id] = incident
+            self._open.put(incident)
             took = format_duration(incident.seconds_to_detect)
             self.tell(incident.id, "opened", f"{summary} (noticed after {took})", _evidence(alert))
             above = self.repaired_above(incident)
@@ -303,7 +310,7 @@ class Desk:
         return incident.id
 
     def _cleared(self, alert: Alert) -> None:
-        incident = next((i for i in self._open.values() if alert.fingerprint in i.firing), None)
+        incident = self._open.with_alert(alert.fingerprint)
         if incident is None:
             return
         self._put(alert_resolved(incident, alert.fingerprint))
@@ -312,10 +319,7 @@ class Desk:
 
     def _put(self, incident: Incident) -> None:
         self.incidents.save(incident)
-        if incident.state is IncidentState.RESOLVED:
-            self._open.pop(incident.id, None)
-        else:
-            self._open[incident.id] = incident
+        self._open.put(incident)
 
 
 def _evidence(alert: Alert) -> dict[str, object]:

@@ -33,6 +33,8 @@ from watchdog.store.runs import Run, Runs
 log = logging.getLogger("proxywatch.playbook")
 
 STORE_AGAIN_SECONDS = 5.0
+COLLECTING_AT_ONCE = 4
+"""Runs that take evidence at the same time: in a storm all of them at once would be a load of its own."""
 
 
 class Runner:
@@ -62,6 +64,7 @@ class Runner:
         self._bell = bell
         self.playbooks: Mapping[str, Playbook] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._collecting = asyncio.Semaphore(COLLECTING_AT_ONCE)
         # What a crash left under way keeps its incident busy from the first moment, long before `resume`.
         self._incidents: dict[int, int] = {r.incident_id: r.id for r in runs.unended() if r.incident_id is not None}
         self.clearance = Clearance(
@@ -85,11 +88,11 @@ class Runner:
         """Whether a run is under way for the incident; one that the store failed under goes on now."""
         if incident_id in self._incidents:
             return True
-        for run in self._runs.unended():
-            if run.incident_id == incident_id:
-                self._go_on(run)
-                return True
-        return False
+        run = self._runs.unended_of(incident_id)
+        if run is None:
+            return False
+        self._go_on(run)
+        return True
 
     def cancel(self, run_id: int, who: str) -> Run:
         """Ends a run by a person's will: what it is doing now is finished, nothing more is begun, and its incident is
@@ -248,8 +251,10 @@ class Runner:
         self._bell.ring()
 
     async def _drive(self, run: Run, playbook: Playbook) -> None:
+        await self._bell.turns.mine()
         await self._effects.reconcile(run)
-        await self._evidence.collect(run, playbook)
+        async with self._collecting:
+            await self._evidence.collect(run, playbook)
         limits = [RungLimit(rung.rung, rung.attempts) for rung in playbook.ladder]
         while True:
             move = next_move(limits, run.attempts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from watchdog.clock import Clock
 from watchdog.core.model import IncidentState
-from watchdog.core.observer import SelfCheck, Storm, StormLimits, storm
+from watchdog.core.observer import Outbreak, SelfCheck, Storm, StormLimits, outbreak_of, storm_of
 from watchdog.core.permission import Pause
 from watchdog.core.silences import Maintenance
 from watchdog.core.targets import Target, is_stranger, parse_target
@@ -19,6 +20,7 @@ from watchdog.store.facts import Facts
 log = logging.getLogger("proxywatch.playbook")
 
 CHECK_AGAIN_SECONDS = 10.0
+TOLD_AT_ONCE = 32
 
 
 class Surroundings:
@@ -47,6 +49,8 @@ class Surroundings:
         self._check: SelfCheck | None = None
         self._storm_told: float = 0.0
         self._known_switch: Pause | None = None
+        self._seen: tuple[int, StormLimits] | None = None
+        self._found: Outbreak | None = None
 
     def pauses(self, now: float) -> tuple[Pause, ...]:
         """Every reason why nothing may act. StoreError when that cannot be read."""
@@ -64,12 +68,20 @@ class Surroundings:
 
     def storm(self, limits: StormLimits, now: float) -> Storm | None:
         """The storm that rages, seen from the unresolved incidents."""
-        opened: dict[Target, float] = {}
-        for incident in self._desk.unresolved:
-            target = parse_target(incident.key)
-            if incident.firing and target.kind != "alert" and not is_stranger(incident.key):
-                opened[target] = incident.opened_at
-        return storm(opened, self._known(), limits, now)
+        outbreak = self._outbreak(limits)
+        return None if outbreak is None else storm_of(outbreak, self._known(), limits, now)
+
+    def _outbreak(self, limits: StormLimits) -> Outbreak | None:
+        """Every guard asks, and between two changes of incidents the answer is the same."""
+        seen = (self._desk.revision, limits)
+        if self._seen != seen:
+            opened: dict[Target, float] = {}
+            for incident in self._desk.unresolved:
+                target = parse_target(incident.key)
+                if incident.firing and target.kind != "alert" and not is_stranger(incident.key):
+                    opened[target] = incident.opened_at
+            self._seen, self._found = seen, outbreak_of(opened, limits)
+        return self._found
 
     def check(self, raging: Storm | None) -> SelfCheck | None:
         """The last look at itself, if it was taken in this storm."""
@@ -79,11 +91,11 @@ class Surroundings:
 
     def ailing(self, service: str) -> Mapping[str, str]:
         """What a service depends on and is in trouble, with the title of the incident."""
-        wanted = set(self.depends_on(service))
+        found = (self._desk.on(target) for target in self.depends_on(service))
         return {
             incident.key: incident.title
-            for incident in self._desk.unresolved
-            if incident.key in wanted and incident.state is not IncidentState.SUPPRESSED
+            for incident in found
+            if incident is not None and incident.state is not IncidentState.SUPPRESSED
         }
 
     async def watch(self, limits: StormLimits) -> Storm | None:
@@ -101,10 +113,18 @@ class Surroundings:
             )
             text = f"suspect the observer: {raging.text}; the agent looked at itself: {found}"
             self._desk.record("storm", text)
-            for incident in self._desk.unresolved:
-                self._desk.tell(incident.id, "storm", text)
+            await self._tell_all(text)
         self._storm_told = now
         return raging
+
+    async def _tell_all(self, text: str) -> None:
+        """Every incident's story says it; some at a time, so that hundreds of them hold nobody up."""
+        everything = self._desk.unresolved
+        for start in range(0, len(everything), TOLD_AT_ONCE):
+            with self._desk.transaction():
+                for incident in everything[start : start + TOLD_AT_ONCE]:
+                    self._desk.tell(incident.id, "storm", text)
+            await asyncio.sleep(0)
 
     def _watch_kill_switch(self, now: float) -> None:
         thrown = self._thrown(now)

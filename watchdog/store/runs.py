@@ -114,6 +114,19 @@ class Runs:
         """Those that a crash or a stop left under way, oldest first."""
         return [_run(row) for row in self._database.query("SELECT * FROM runs WHERE ended_at IS NULL ORDER BY id")]
 
+    def unended_of(self, incident_id: int) -> Run | None:
+        """The one of this incident that is under way."""
+        rows = self._database.query("SELECT * FROM runs WHERE incident_id = ? AND ended_at IS NULL", (incident_id,))
+        return _run(rows[0]) if rows else None
+
+    def halted(self) -> frozenset[str]:
+        """Targets that a run which has not ended has stopped, and will start by itself."""
+        statement = (
+            "SELECT DISTINCT runs.target FROM runs JOIN effects ON effects.run_id = runs.id"
+            " WHERE runs.ended_at IS NULL AND effects.action = 'stop_service'"
+        )
+        return frozenset(row["target"] for row in self._database.query(statement))
+
     def of_incident(self, incident_id: int) -> list[Run]:
         """All runs of one incident, oldest first."""
         rows = self._database.query("SELECT * FROM runs WHERE incident_id = ? ORDER BY id", (incident_id,))
@@ -123,6 +136,13 @@ class Runs:
         """The newest run of one incident."""
         rows = self._database.query("SELECT * FROM runs WHERE incident_id = ? ORDER BY id DESC LIMIT 1", (incident_id,))
         return _run(rows[0]) if rows else None
+
+    def tries(self, incident_id: int) -> dict[str, int]:
+        """How many runs of each playbook one incident has had."""
+        rows = self._database.query(
+            "SELECT playbook, count(*) AS runs FROM runs WHERE incident_id = ? GROUP BY playbook", (incident_id,)
+        )
+        return {row["playbook"]: row["runs"] for row in rows}
 
     def unwatched(self, since: float) -> list[Run]:
         """Of each playbook and target the newest run that ended after `since`, that no person began and that belonged

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from watchdog.actions import ActionContext
-from watchdog.clock import SystemClock
+from watchdog.clock import Clock, SystemClock
 from watchdog.core.incidents import Incident
 from watchdog.core.model import Alert, AlertState, labels_of
 from watchdog.core.observer import SelfCheck
-from watchdog.core.permission import Limits, Window
+from watchdog.core.permission import Denial, Limits, Window
 from watchdog.core.routing import Notice
 from watchdog.core.targets import parse_target
 from watchdog.playbooks.bell import Bell
@@ -57,19 +57,22 @@ class World:
         limits: Limits = LIMITS,
         database: Callable[[Path], Database] = Database,
         stopped: frozenset[str] = frozenset(),
+        clock: Clock | None = None,
     ) -> None:
         self.directory = directory
         self.depends_on: dict[str, tuple[str, ...]] = {}
         self.faults: tuple[str, ...] = ()
+        self.supervised: dict[str, Denial] = {}
         (directory / "truths").mkdir(exist_ok=True)
         self.script = directory / "effect.sh"
         self.script.write_text(SCRIPT)
-        self.clock, self.bell = SystemClock(), Bell()
+        self.clock: Clock = clock or SystemClock()
+        self.bell = Bell()
         self.firing: dict[str, Alert] = {}
         self.acknowledged: list[int] = []
         self.database = database(directory / "proxywatch.db")
         self.database.execute("CREATE TABLE IF NOT EXISTS told (key TEXT PRIMARY KEY, kind TEXT, reason TEXT)")
-        self.desk = Desk(self.database, self.clock, self._firing, self._announce, self.acknowledged.append)
+        self.desk = Desk(self.database, self.clock, self._alert, self._announce, self.acknowledged.append)
         self.runs, self.facts = Runs(self.database), Facts(self.database)
         self.surroundings = Surroundings(
             desk=self.desk,
@@ -87,6 +90,7 @@ class World:
             clock=self.clock,
             limits=limits,
             stopped_on_purpose=lambda: stopped,
+            supervised=lambda: self.supervised,
         )
         verifier = Verifier(self.holds, self.desk, self.clock, self.bell)
         self.runner = Runner(
@@ -195,8 +199,8 @@ class World:
         """Lines of one kind."""
         return [entry.text for entry in self.desk.incidents.story(incident.id) if entry.kind == kind]
 
-    def _firing(self) -> Iterable[Alert]:
-        return self.firing.values()
+    def _alert(self, fingerprint: str) -> Alert | None:
+        return self.firing.get(fingerprint)
 
     def _announce(self, notice: Notice) -> None:
         self.database.execute("INSERT INTO told VALUES (?, ?, ?)", (notice.key, notice.kind, notice.reason))
