@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from watchdog.clock import Clock
-from watchdog.core.incidents import Incident, IncidentEvent
+from watchdog.core.incidents import Incident, IncidentEvent, severity_rank
 from watchdog.core.model import IncidentState
 from watchdog.core.routing import NoticeKind
 from watchdog.core.targets import parse_target
@@ -33,14 +33,20 @@ class Triage:
         self._clock = clock
 
     def playbook_for(self, incident: Incident) -> Playbook | None:
-        """The first playbook (by name) that answers what fires now; for an incident that is over, what fired."""
+        """Which playbook answers what fires now, or fired, where the incident is over. Of several that for the gravest
+        alert, of those the one that has been tried least: troubles of one target must not hide each other."""
         kind = parse_target(incident.key).kind
         labels = [alert.label for alert in self._desk.alerts_of(incident)]
         if not incident.firing:
             labels = [{**dict(incident.labels), "alertname": name} for name in incident.alertnames]
-        return next(
-            (p for p in self._playbooks(last_resort=False) if any(p.is_for(each, kind) for each in labels)), None
-        )
+        grave: dict[str, int] = {}
+        for playbook in self._playbooks(last_resort=False):
+            if ranks := [severity_rank(each.get("severity", "")) for each in labels if playbook.is_for(each, kind)]:
+                grave[playbook.name] = max(ranks)
+        if len(grave) < 2:
+            return next((self._runner.playbooks[name] for name in grave), None)
+        tries = self._runs.tries(incident.id)
+        return self._runner.playbooks[min(grave, key=lambda name: (-grave[name], tries.get(name, 0), name))]
 
     def last_resort_for(self, incident: Incident) -> Playbook | None:
         """What is left for a critical incident after its ladder was exhausted: each such playbook once an incident."""
@@ -133,10 +139,13 @@ class Triage:
         return not playbook.at_bay or self._verifier.holds(fill(playbook.at_bay, labels))
 
     def _may_retry(self, incident: Incident, playbook: Playbook) -> bool:
-        """After a person was told, trying goes on as far as the guards allow, with the longest backoff between runs."""
+        """After a person was told, trying goes on as far as the guards allow, with the longest backoff between runs; at
+        once for another trouble of the same target, whose playbook was not tried yet."""
         last = self._runs.last_of_incident(incident.id)
-        ended = last.ended_at if last else None
-        if last is None or ended is None or self._clock.now() < ended + self._guards.limits.backoff_max:
+        if last is None or last.ended_at is None:
+            return False
+        too_early = self._clock.now() < last.ended_at + self._guards.limits.backoff_max
+        if too_early and playbook.name in self._runs.tries(incident.id):
             return False
         rung = next((r for r in playbook.ladder if r.steps), playbook.ladder[0])
         return self._guards.ask(self._runner.clearance.wish(last, playbook, rung), playbook, incident.id).allowed
