@@ -70,11 +70,10 @@ def front(world: World) -> Front:
     argv += [str(place / name) for name in ("front.pem", "front.key", "front.pid")]
     own = {"interval": "300ms", "labels": {"certificate": "front"}, "kind": "tls"}
     shown = {**own, "address": f"127.0.0.1:{port}", "server_name": "localhost", "ca_file": str(place / "ca.pem")}
-    proxys = ("process", "workers", "proxy", "providers", "cache", "leak", "front", "places")
     world.configure(
         watch={
             "services": {"llm-proxy": None, "front": {"kind": "child", "argv": argv}},
-            "probes": {**dict.fromkeys(proxys), "shown": shown, "stored": {**own, "file": str(place / "front.pem")}},
+            "probes": {"shown": shown, "stored": {**own, "file": str(place / "front.pem")}},
         },
         routes=world.inbox.routes,
     )

@@ -143,7 +143,8 @@ class World:
         watch: dict[str, Any] | None = None,
         routes: dict[str, Any] | None = None,
     ) -> None:
-        """Writes the shipped configuration with other ports and paths, and what a test lays over it."""
+        """Writes the shipped configuration with other ports and paths, and what a test lays over it. Probes of
+        a service that the test takes away go with it."""
         config = self.root / "config"
         config.mkdir(exist_ok=True)
         for name in ("rules", "playbooks"):
@@ -173,7 +174,10 @@ class World:
                 "guards": {"boot_grace": "0s"},
             },
         )
-        (config / "proxywatch.yaml").write_text(yaml.safe_dump(merged(own, watch or {})))
+        own = merged(own, watch or {})
+        known = {None, *own["services"]}
+        own["probes"] = {name: probe for name, probe in own["probes"].items() if probe.get("service") in known}
+        (config / "proxywatch.yaml").write_text(yaml.safe_dump(own))
         plain = {"route": {"receiver": "journal"}, "receivers": [{"name": "journal"}]}
         (config / "routes.yaml").write_text(yaml.safe_dump(routes or plain))
 
