@@ -1,7 +1,9 @@
 """The private control sockets of master and workers: HTTP/1.1 with JSON on a Unix socket, for curl and the watchdog.
 
 A route answers a `Call` with an `Answer`, whose document is one JSON object or an endless stream of them, sent as
-newline-delimited JSON in chunks. Connections are kept alive. The socket's file mode is the access control: 0600.
+newline-delimited JSON in chunks. Connections are kept alive. The socket's file mode is the access control: 0600, or
+0660 in a directory that was opened to its group and to nobody else (RuntimeDirectoryMode=0750), for a watchdog that
+runs as another user.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import h11
 _MAX_BODY = 64 * 1024
 _PATH_LIMIT = 107
 """Linux: sockaddr_un.sun_path holds 108 bytes, the last one zero."""
+_GROUP_MAY_ENTER = 0o050
 
 Document = dict[str, Any]
 
@@ -54,6 +57,10 @@ def not_found(call: Call) -> Answer:
     return Answer(404, {"error": f"no such call: {call.method} /{'/'.join(call.path)}"})
 
 
+def _mode(directory: Path) -> int:
+    return 0o660 if directory.stat().st_mode & 0o077 == _GROUP_MAY_ENTER else 0o600
+
+
 class ControlServer:
     """A control socket that is being served."""
 
@@ -72,7 +79,7 @@ class ControlServer:
             )
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        previous = os.umask(0o177)
+        previous = os.umask(0o777 & ~_mode(self._path.parent))
         try:
             listener.bind(str(self._path))
         except OSError:

@@ -102,3 +102,17 @@ async def test_a_path_that_the_kernel_cannot_take_is_refused(path: Path) -> None
     """More than 107 bytes give an error that names the path and the remedy."""
     with pytest.raises(OSError, match="choose a shorter run_dir"):
         await ControlServer(path.parent / ("x" * 107), Echo()).start()
+
+
+@pytest.mark.parametrize(("directory", "socket"), [(0o700, 0o600), (0o750, 0o660), (0o755, 0o600), (0o770, 0o600)])
+async def test_only_a_directory_opened_to_the_group_alone_lets_the_group_call(
+    path: Path, directory: int, socket: int
+) -> None:
+    """A run_dir of mode 0750 was opened to its group on purpose; any other, as common as 0755, opens no socket."""
+    path.parent.chmod(directory)
+    server = ControlServer(path, Echo())
+    await server.start()
+    try:
+        assert path.stat().st_mode & 0o777 == socket
+    finally:
+        await server.close()
