@@ -12,6 +12,7 @@ import pytest
 from healing_world import World, alert, check, playbook, rung, step, until
 
 from watchdog.core.model import IncidentState, Outcome, labels_of
+from watchdog.core.permission import Denial, Reason
 from watchdog.playbooks.schema import Playbook
 
 MakeWorld = Callable[..., World]
@@ -176,4 +177,19 @@ async def test_the_last_resort_is_refused_what_people_took_over(tmp_path: Path, 
     await consider(world)
     world.desk.leave_alone(incident.id, "anna")
     await consider(world)
+    assert world.effects == ["one"]
+
+
+async def test_what_systemd_repairs_by_itself_is_left_to_it(tmp_path: Path, make_world: MakeWorld) -> None:
+    """While a service's own supervisor is busy with it the run waits; when that is over it acts."""
+    world = make_world(playbook(rung("one", step(tmp_path, "one", "well"))))
+    world.supervised["web"] = Denial(Reason.SUPERVISOR_BUSY, "systemd itself starts web.service again")
+    incident = world.fire(alert())
+    healing = asyncio.create_task(world.heal(incident))
+    await until(lambda: world.story(incident, "refused"))
+    assert "systemd itself starts web.service again" in world.story(incident, "refused")[0]
+    assert world.effects == []
+    world.supervised.clear()
+    world.bell.ring()
+    assert (await healing).state == "verified"
     assert world.effects == ["one"]
