@@ -1,4 +1,4 @@
-"""Refuses an environment in which another distribution owns the import names `watchdog` or `proxy`.
+"""The environment that we run in: refused where another distribution owns the import names `watchdog` or `proxy`.
 
 PyPI has a `watchdog` (file-system events) and a `proxy.py`; pip lets two distributions write into one folder and says
 nothing, after which neither works.
@@ -6,7 +6,10 @@ nothing, after which neither works.
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import metadata
+from pathlib import Path
 
 from watchdog.errors import EnvironmentUnfit
 
@@ -29,3 +32,8 @@ def check_environment() -> None:
             f"the distribution {listed} owns the import name {name!r}, which is also ours",
             hint="install proxywatch into a virtual environment of its own, without " + listed,
         )
+
+
+def own_programs_first() -> None:
+    """Commands of this environment are found by name, although its bin directory may not be on the caller's PATH."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from watchdog.backups.archive import read_manifest
 from watchdog.backups.holding import OWN, Holding
 from watchdog.backups.shelf import Shelf
 from watchdog.backups.vault import Vault
+from watchdog.errors import BackupError
 from watchdog.settings import Config, Loaded
 from watchdog.system.services.recovery import Recovery
 
@@ -17,6 +19,22 @@ OWN_CHECK = (sys.executable, "-m", "watchdog.cli.main", "config", "check", "{fil
 def vault_of(loaded: Loaded) -> Vault:
     """Shelf and holdings of a configuration."""
     return Vault(Shelf(shelf_directory(loaded.config)), holdings_of(loaded))
+
+
+def rescue_vault(directory: Path, file: Path) -> Vault | None:
+    """What can be put back of the agent's own although its configuration cannot be read: by the newest archive whose
+    main file that is, and only beside it and below. None if there is none."""
+    shelf = Shelf(directory)
+    for each in shelf.archives(OWN):
+        try:
+            manifest = read_manifest(each.path)
+        except BackupError:
+            continue
+        base = file.absolute().parent
+        if manifest.main == str(file.absolute()) and all(Path(p).is_relative_to(base) for p in manifest.patterns):
+            databases = tuple(map(Path, manifest.databases))
+            return Vault(shelf, {OWN: Holding(OWN, manifest.patterns, databases, OWN_CHECK)})
+    return None
 
 
 def shelf_directory(config: Config) -> Path:

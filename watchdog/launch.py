@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from watchdog.daemon import Daemon, View
-from watchdog.environment import check_environment
+from watchdog.environment import check_environment, own_programs_first
 from watchdog.errors import ConfigError, EnvironmentUnfit, StoreError
 from watchdog.files import Files, read_files
 from watchdog.journal import setup_logging
@@ -39,8 +39,7 @@ def _only_one(run_dir: Path) -> Iterator[None]:
 
 def run(config: Path | None, *, view: View | None = None, with_services: bool = False) -> int:
     """0 after a stop in good order, 1 after a bug of ours, 2 if it could not begin."""
-    # Commands of this environment are found by name, although its bin directory may not be on the caller's PATH.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    own_programs_first()
     try:
         check_environment()
         files = read_files(config)

@@ -69,10 +69,15 @@ class _Clear:
     def _find(self, listed: Iterable[Clearing]) -> dict[str, Any]:
         files: list[ListedFile] = []
         troubles: list[str] = []
+        before = self._context.clock.wall() + _AHEAD_SECONDS
         for each in listed:
-            if Path(each.directory).exists():
-                before = self._context.clock.wall() + _AHEAD_SECONDS
-                found, wrong = find([each.directory], each.patterns, modified_before=before, keep_newest=0)
+            try:
+                place = each.place()
+            except ValueError as error:
+                troubles.append(str(error))
+                continue
+            if Path(place).exists():
+                found, wrong = find([place], each.patterns, modified_before=before, keep_newest=0)
                 files += found
                 troubles += wrong
         return {"files": [[f.directory, f.name, f.inode, f.size, f.modified] for f in files], "troubles": troubles}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from watchdog.cli import (
     alerts,
+    backup,
     check,
     config,
     decide,
@@ -38,7 +39,7 @@ from watchdog.release import __version__
 
 NOUNS = (
     *(run, status, check, probe, rules, alerts, incident, history, explain),
-    *(playbook, decide, silence, maintenance, heartbeat, query, pause, config, doctor, tell),
+    *(playbook, decide, silence, maintenance, heartbeat, query, backup, pause, config, doctor, tell),
 )
 INTERRUPTED = 130
 

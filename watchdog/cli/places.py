@@ -35,6 +35,22 @@ def kill_switch_file(config: str | None) -> Path:
     return Path(_directory("state_dir", config_file(config), DEFAULT_STATE_DIR)) / "pause"
 
 
+def backups_directory(config: str | None) -> Path:
+    """Where archives are: `backups.directory`, else below the configuration's `state_dir`, as far as either can be
+    read."""
+    file = config_file(config)
+    if given := os.environ.get("PROXYWATCH_BACKUPS__DIRECTORY"):
+        return Path(given)
+    try:
+        section = _read(file).get("backups") if file is not None else None
+        if isinstance(section, dict) and isinstance(section.get("directory"), str):
+            return Path(section["directory"])
+        state = _directory("state_dir", file, DEFAULT_STATE_DIR)
+    except ConfigError:
+        state = DEFAULT_STATE_DIR
+    return Path(state) / "backups"
+
+
 def _directory(key: str, file: Path | None, default: str) -> str:
     if from_environment := os.environ.get(f"PROXYWATCH_{key.upper()}"):
         return from_environment

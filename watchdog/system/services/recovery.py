@@ -13,16 +13,24 @@ from watchdog.system.listed_files import Pattern, checked_directory
 _GLOB = "*?["
 
 
-def _absolute(text: str) -> str:
-    """A relative path is meant from the working directory, as everywhere in the configuration."""
-    return checked_directory(str(Path(text).absolute()))
+def _plain(text: str) -> str:
+    """A relative path is meant from the working directory, which decides only later whether it may be cleared."""
+    if text.startswith("/"):
+        return checked_directory(text)
+    if ".." in Path(text).parts or not Path(text).name:
+        raise ValueError(f"expected a directory without `..`, not {text!r}")
+    return text
 
 
 class Clearing(Settings):
     """Files that nobody misses: by pattern, directly in one directory."""
 
-    directory: Annotated[str, AfterValidator(_absolute)]
+    directory: Annotated[str, AfterValidator(_plain)]
     patterns: tuple[Pattern, ...] = Field(min_length=1)
+
+    def place(self) -> str:
+        """The absolute directory. Raises ValueError for one that nothing may be removed from."""
+        return checked_directory(str(Path(self.directory).absolute()))
 
 
 class Minimal(Settings):
