@@ -1,7 +1,8 @@
 """`block_source`: has the kernel drop everything that one address sends, for a bounded time, by nftables.
 
 It keeps to a table of its own, `inet proxywatch`, and to one element of a set that forgets it by itself; no other rule
-of the host is read or changed. Addresses of this host and those of the allow-list are never blocked.
+of the host is read or changed. Never blocked are addresses of this host and those it cannot do without (gateways, name
+servers), those from which a person sits at it by SSH, and those of the allow-list.
 """
 
 from __future__ import annotations
@@ -9,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
-import socket
 from typing import Annotated, Literal
 
-import psutil
 from pydantic import AfterValidator, Field
 
 from watchdog.actions import ActionContext, ActionSettings, Sighting, Survey, actions
@@ -20,9 +19,8 @@ from watchdog.core.model import Outcome
 from watchdog.errors import ActionError, ProxywatchError
 from watchdog.registry import Duration
 from watchdog.system.command import run_command
+from watchdog.system.indispensable import Address, indispensable
 from watchdog.units import format_duration
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _TABLE = "inet proxywatch"
 _SETS = {4: ("blocked4", "ipv4_addr", "ip"), 6: ("blocked6", "ipv6_addr", "ip6")}
@@ -46,6 +44,7 @@ class BlockSourceSettings(ActionSettings):
     address: Annotated[str, AfterValidator(_address)] | None = None
     duration: Duration = Field(3600.0, ge=10, le=7 * 86_400)
     allow: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    ssh_ports: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = (22,)
     nft: tuple[str, ...] = Field(("nft",), min_length=1)
     """How it is called."""
 
@@ -94,8 +93,9 @@ class BlockSource:
             raise ActionError(f"{text!r} is no IP address", permanent=True) from None
         if source.is_loopback or source.is_unspecified or source.is_multicast or source.is_link_local:
             raise ActionError(f"{source} is no host elsewhere", permanent=True)
-        if source in await asyncio.to_thread(_own_addresses):
-            raise ActionError(f"{source} is this host itself", permanent=True)
+        needed = await asyncio.to_thread(indispensable, self._settings.ssh_ports)
+        if source in needed:
+            raise ActionError(f"{source} is never blocked: {needed[source]}", permanent=True)
         for network in map(ipaddress.ip_network, self._settings.allow):
             if source.version == network.version and source in network:
                 raise ActionError(f"{source} is in {network}, which is never blocked", permanent=True)
@@ -122,16 +122,6 @@ def _parsed(text: str) -> Address:
             raise ValueError(f"{text!r} has a zone")
         return address.ipv4_mapped or address
     return address
-
-
-def _own_addresses() -> set[Address]:
-    texts = (
-        entry.address.partition("%")[0]
-        for entries in psutil.net_if_addrs().values()
-        for entry in entries
-        if entry.family in (socket.AF_INET, socket.AF_INET6)
-    )
-    return {ipaddress.ip_address(text) for text in texts}
 
 
 def _script(source: Address, seconds: float) -> list[str]:

@@ -15,6 +15,7 @@ from watchdog.actions import ActionContext
 from watchdog.errors import ProxywatchError
 from watchdog.playbooks.cache_diagnosis import cache_diagnosis
 from watchdog.playbooks.desk import Desk
+from watchdog.playbooks.security_lines import security_log
 from watchdog.store.runs import Run, Runs
 from watchdog.system.disk_usage import disk_usage as usage_of
 from watchdog.system.process_evidence import read_evidence
@@ -28,7 +29,7 @@ DISK_SECONDS = 2.0
 PIECE_CHARACTERS = 16_384
 TOP_PROCESSES = 8
 LOG_LINES = 20
-TOLD_AT_THE_END = frozenset({"service_log"})
+TOLD_AT_THE_END = frozenset({"service_log", "security_log"})
 """Of a log the end tells most, of everything else the beginning."""
 KEPT_RUNS = 4
 """Beside the first run of an incident, so many of its last ones keep the whole of their evidence."""
@@ -141,6 +142,7 @@ COLLECTORS: Mapping[str, Collector] = {
         top_processes,
         pressure,
         disk_usage,
+        security_log,
     )
 }
 
