@@ -44,9 +44,11 @@ from watchdog.store.facts import Facts
 from watchdog.store.future import bring_back, dated_by
 from watchdog.store.outbox import Outbox
 from watchdog.store.runs import Runs
+from watchdog.supervisors import Supervisors
 from watchdog.system.http import HttpClient
 from watchdog.system.proxy_api import ProxyApi
 from watchdog.system.services import ServiceContext, ServiceController, ServiceSettings, services
+from watchdog.system.systemd.bus import SystemBus
 from watchdog.triggers import Triggers
 
 log = logging.getLogger("proxywatch")
@@ -75,6 +77,7 @@ class Daemon:
         self.bell = Bell()
         self.database = database(config.state_dir / "proxywatch.db")
         self.http = HttpClient()
+        self._bus = SystemBus()
         self.services: dict[str, ServiceController] = {}
         self.proxies: dict[str, ProxyApi] = {}
         self._build_services(config)
@@ -114,7 +117,8 @@ class Daemon:
         self.pipeline = Pipeline(self.series, self.engine, self.clock, self.bell, self._take)
         self.triggers = Triggers(schedule=self.schedule, runner=self.runner, desk=self.desk, runs=self.runs)
         self.triggers.replace(files.playbooks)
-        self.rounds = Rounds(self.pipeline, self.schedule, self.clock, self.http, self.services, self.facts)
+        self.rounds = Rounds(self.pipeline, self.schedule, self.clock, self.http, self.services, self.facts, self._bus)
+        self.supervisors = Supervisors(self.bell.ring)
         self.parts = Parts(
             loaded=files.loaded,
             clock=self.clock,
@@ -158,6 +162,7 @@ class Daemon:
             self._restore_alerts()
             await self._start_services(self.parts.loaded.config.services, with_services)
             await self.rounds.begin(self.parts.loaded.config)
+            await self.supervisors.replace(self.services)
             await self.keeping.begin(self.parts.loaded.config.backups, self.pipeline)
             self.schedule.start()
             for work in (self._evaluate, self.intake.run, self._keep_in_step, self._keep_house, self._feed_watchdog):
@@ -215,6 +220,7 @@ class Daemon:
         self.sender.wake()
         self._take(self.engine.replace(files.groups, self.clock.now()))
         await self.rounds.replace(config)
+        await self.supervisors.replace(self.services)
         self.keeping.replace(files.loaded)
         self.parts.loaded = files.loaded
         self.world.config = config
@@ -293,7 +299,7 @@ class Daemon:
 
     def _build_services(self, config: Config) -> None:
         for name, settings in config.services.items():
-            context = ServiceContext(name, config.run_dir, config.log_dir, self.clock, self.http)
+            context = ServiceContext(name, config.run_dir, config.log_dir, self.clock, self.http, self._bus)
             self.services[name] = services.implementation(settings.kind)(settings, context)
             if settings.proxy is not None:
                 self.proxies[name] = ProxyApi(settings.proxy, self.http)
@@ -341,6 +347,7 @@ class Daemon:
         self._notify("STOPPING=1")
         self._stop.set()
         await self.rounds.end()
+        await self.supervisors.end()
         self.schedule.stop()
         await self.runner.stop()
         for task in self._tasks:
@@ -355,6 +362,7 @@ class Daemon:
                     with contextlib.suppress(ProxywatchError):
                         await self.services[name].stop()
         await self.http.close()
+        self._bus.close()
         self.database.close()
         if self._systemd is not None:
             self._systemd.socket.close()

@@ -15,6 +15,7 @@ from watchdog.schedule import Pace, Schedule
 from watchdog.settings import Config
 from watchdog.system.http import HttpClient
 from watchdog.system.services import ServiceController, ServiceSettings
+from watchdog.system.systemd.bus import SystemBus
 
 log = logging.getLogger("proxywatch.probe")
 
@@ -41,6 +42,7 @@ class Rounds:
         http: HttpClient,
         services: Mapping[str, ServiceController],
         memory: Memory | None = None,
+        bus: SystemBus | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._schedule = schedule
@@ -48,6 +50,7 @@ class Rounds:
         self._http = http
         self._services = services
         self._memory = memory
+        self._bus = bus
         self._entries: dict[str, _Entry] = {}
         self._measured: dict[str, asyncio.Event] = {}
 
@@ -99,7 +102,7 @@ class Rounds:
 
     def _add(self, name: str, settings: ProbeSettings, config: Config) -> None:
         proxies = {n: s.proxy for n, s in config.services.items() if s.proxy is not None}
-        context = ProbeContext(name, self._clock, self._http, self._services, proxies, self._memory)
+        context = ProbeContext(name, self._clock, self._http, self._services, proxies, self._memory, self._bus)
         probe = probes.implementation(settings.kind)(settings, context)
         watcher = None
         if isinstance(probe, Watcher):

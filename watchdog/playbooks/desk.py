@@ -37,6 +37,7 @@ log = logging.getLogger("proxywatch.incident")
 SYMPTOM = ("symptom", "true")
 """The label pair of rules that see an effect (errors, latency), which a remote fault may cause as well as a local."""
 EXPLAINED_SECONDS = 900.0
+_RESULTS = frozenset({"done", "failed", "not_done", "unknown", "verified", "refused", "escalated", "resolved"})
 STORY_IN_NOTICE = 12
 """Lines of the story that a notice carries; the whole stays in the store."""
 
@@ -63,8 +64,8 @@ class Desk:
         self.history = History(database)
         self._alerts = Alerts(database)
         self._open = Unresolved(self.incidents.unresolved())
-        self.busy: Callable[[int], bool] = lambda _incident: False
-        """Whether a run is under way for an incident; the runner sets it."""
+        self.at_work: Callable[[int], str] = lambda _incident: ""
+        """The playbook of which a run is under way for an incident, empty if none is; the runner sets it."""
 
     @property
     def unresolved(self) -> list[Incident]:
@@ -115,7 +116,7 @@ class Desk:
         """The incident of what contains this one's target, if a run is at work on it: then this one only waits."""
         parent = parse_target(incident.key).parent
         above = None if parent is None else self._open.on(str(parent))
-        return above if above is not None and self.busy(above.id) else None
+        return above if above is not None and self.at_work(above.id) else None
 
     def take(self, events: Iterable[AlertEvent]) -> list[Incident]:
         """Takes alert changes in; returns the incidents that something firing was added to."""
@@ -178,7 +179,7 @@ class Desk:
     def settle(self, incident_id: int) -> None:
         """Resolves the incident if nothing of it fires any more and no run is under way."""
         incident = self._open.get(incident_id)
-        if incident is None or incident.firing or self.busy(incident_id):
+        if incident is None or incident.firing or self.at_work(incident_id):
             return
         with self.transaction():
             incident = transition(incident, IncidentEvent.RECOVERED, self._clock.now())
@@ -196,7 +197,7 @@ class Desk:
             incident = replace(self._open[incident_id], healed=True)
             self._put(incident)
             before = self.incidents.healed(incident.key, now - steadiness.chronic_window)
-            troubles = [*self.incidents.troubles(now - steadiness.chronic_window).get(incident.key, ())]
+            troubles = self.incidents.troubles_of(incident.key, now - steadiness.chronic_window)
             count = chronic([*before, now], troubles, now, steadiness)
             if count is not None:
                 hours = format_duration(steadiness.chronic_window)
@@ -239,7 +240,15 @@ class Desk:
         level = logging.WARNING if kind in {"opened", "escalated", "failed"} else logging.INFO
         incident = self.get(incident_id) if incident_id is not None else None
         subject = f"incident {incident.id} {incident.key}" if incident else "no incident"
-        log.log(level, "%s: %s: %s", subject, kind, text, extra={"incident": incident_id})
+        found = {
+            "incident": incident_id,
+            "kind": kind,
+            "target": incident.key if incident else "",
+            "playbook": (data or {}).get("playbook") or (self.at_work(incident.id) if incident else ""),
+            "step": (data or {}).get("key", ""),
+            "result": kind.removeprefix("rung_") if kind in _RESULTS or kind.startswith("rung_") else "",
+        }
+        log.log(level, "%s: %s: %s", subject, kind, text, extra=found)
         if incident_id is not None:
             self.incidents.tell(incident_id, TimelineEntry(self._clock.now(), kind, text, data or {}))
 

@@ -66,7 +66,7 @@ class Runner:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._collecting = asyncio.Semaphore(COLLECTING_AT_ONCE)
         # What a crash left under way keeps its incident busy from the first moment, long before `resume`.
-        self._incidents: dict[int, int] = {r.incident_id: r.id for r in runs.unended() if r.incident_id is not None}
+        self._incidents: dict[int, Run] = {r.incident_id: r for r in runs.unended() if r.incident_id is not None}
         self.clearance = Clearance(
             desk=desk,
             runs=runs,
@@ -78,11 +78,16 @@ class Runner:
             clock=clock,
         )
         self._attempts = Attempts(desk=desk, effects=self._effects, clearance=self.clearance, verifier=verifier)
-        desk.busy = lambda incident_id: incident_id in self._incidents
+        desk.at_work = self._at_work
 
     def run_of(self, incident_id: int) -> int | None:
         """The run under way for an incident."""
-        return self._incidents.get(incident_id)
+        run = self._incidents.get(incident_id)
+        return run.id if run is not None else None
+
+    def _at_work(self, incident_id: int) -> str:
+        run = self._incidents.get(incident_id)
+        return run.playbook if run is not None else ""
 
     def busy(self, incident_id: int) -> bool:
         """Whether a run is under way for the incident; one that the store failed under goes on now."""
@@ -120,7 +125,7 @@ class Runner:
     def begin(self, incident: Incident | None, playbook: Playbook, target: str, trigger: str = "alert") -> Run:
         """Starts a run in a task of its own. Raises ActionError while another run is under way for the incident."""
         if incident is not None and incident.id in self._incidents:
-            raise ActionError(f"run {self._incidents[incident.id]} is already under way for incident {incident.id}")
+            raise ActionError(f"run {self._incidents[incident.id].id} is already under way for incident {incident.id}")
         labels = dict(incident.labels) if incident else {}
         labels.update(parse_target(target).labels)
         incident_id = incident.id if incident else None
@@ -135,9 +140,10 @@ class Runner:
             )
             if incident_id is not None:
                 self._desk.move(incident_id, IncidentEvent.RUN_STARTED)
-            self._desk.tell(incident_id, "run", f"playbook {playbook.name} begins (run {run.id}, by {trigger})")
+            text = f"playbook {playbook.name} begins (run {run.id}, by {trigger})"
+            self._desk.tell(incident_id, "run", text, {"playbook": playbook.name})
         if incident_id is not None:
-            self._incidents[incident_id] = run.id
+            self._incidents[incident_id] = run
         self._spawn(run, playbook)
         return run
 
@@ -164,7 +170,7 @@ class Runner:
             self._cancel(run, f"playbook {run.playbook} is no longer there")
             return
         if run.incident_id is not None:
-            self._incidents[run.incident_id] = run.id
+            self._incidents[run.incident_id] = run
         # A rung that has acted holds its target again before any other run asks for it.
         if self._begun(run, playbook):
             self.guards.lock(run)
@@ -244,7 +250,7 @@ class Runner:
         self.guards.unlock(run)
         self.clearance.forget(run.id)
         if run.incident_id is not None:
-            if self._incidents.get(run.incident_id) == run.id:
+            if self.run_of(run.incident_id) == run.id:
                 del self._incidents[run.incident_id]
             with contextlib.suppress(StoreError):
                 self._desk.settle(run.incident_id)

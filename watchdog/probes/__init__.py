@@ -16,6 +16,7 @@ from watchdog.registry import Duration, Registry, Settings
 from watchdog.system.http import HttpClient
 from watchdog.system.proxy_api import ProxyApi, ProxyEndpoint
 from watchdog.system.services import ServiceController
+from watchdog.system.systemd.bus import SystemBus
 
 Emit = Callable[[Iterable[Sample]], None]
 """Takes samples of something that the kernel or the proxy announced just now."""
@@ -57,6 +58,8 @@ class ProbeContext:
     services: Mapping[str, ServiceController]
     proxies: Mapping[str, ProxyEndpoint]
     memory: Memory | None = None
+    bus: SystemBus | None = None
+    """The system bus, for what systemd announces; None without a daemon."""
 
     def proxy_api(self, service: str | None) -> ProxyApi:
         """The llm-proxy of the probe's service. Raises ProbeError (permanent) if there is none."""

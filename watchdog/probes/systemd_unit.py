@@ -5,13 +5,18 @@ By `unit`: `systemd_unit_state{state}` (0/1 for each of systemd's active states)
 `systemd_unit_info` (1, with sub_state, result, load_state and unit_file_state as labels),
 `systemd_unit_active_enter_age_seconds` (since it last became active), `systemd_unit_inactive_exit_age_seconds` (since
 its last start began; the age to wait for after a restart, as the other is not reached by a unit that fails to start).
-Of services also `systemd_unit_restarts_total` (automatic ones), `systemd_unit_main_process_id` (0: none) and
-`systemd_unit_main_process_status` (its last exit status or signal). A time that has not been is absent.
+Of what has a control group `systemd_unit_oom_kills_total` (processes that the kernel killed in it for want of memory
+since the unit was last started). Of services also `systemd_unit_restarts_total` (automatic ones),
+`systemd_unit_main_process_id` (0: none) and `systemd_unit_main_process_status` (its last exit status or signal). A time
+that has not been is absent.
+A change that systemd announces on the system bus is measured at once; where there is no bus the interval is all.
 Fails when systemd does not run here or does not answer and, with the samples of the others, when a unit is not known.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -21,9 +26,12 @@ from pydantic import Field
 
 from watchdog.core.model import Measurement, Sample, labels_of
 from watchdog.errors import ActionError, ProbeError
-from watchdog.probes import MeasurementError, ProbeContext, ProbeSettings, probes
+from watchdog.probes import Emit, MeasurementError, ProbeContext, ProbeSettings, probes
 from watchdog.registry import Duration
 from watchdog.system.command import CommandResult, run_command
+from watchdog.system.kernel_files import read_small
+from watchdog.system.systemd.bus import SystemdError
+from watchdog.system.systemd.manager import Manager
 from watchdog.system.systemd.names import UnitName
 
 _STATES = ("active", "reloading", "inactive", "failed", "activating", "deactivating", "maintenance")
@@ -37,7 +45,9 @@ _AGES = {
     "active_enter_age_seconds": "ActiveEnterTimestampMonotonic",
     "inactive_exit_age_seconds": "InactiveExitTimestampMonotonic",
 }
-_PROPERTIES = ("ActiveState", "Job", *_INFO.values(), *_FIGURES.values(), *_AGES.values())
+_PROPERTIES = ("ActiveState", "Job", "ControlGroup", *_INFO.values(), *_FIGURES.values(), *_AGES.values())
+_GROUPS = "/sys/fs/cgroup"
+_RETRY_SECONDS = 30.0
 _WORD = re.compile(r"[a-z][a-z-]{0,39}")
 
 
@@ -55,8 +65,9 @@ class SystemdUnitProbeSettings(ProbeSettings):
 class SystemdUnitProbe:
     """See the module."""
 
-    def __init__(self, settings: SystemdUnitProbeSettings, _context: ProbeContext) -> None:
+    def __init__(self, settings: SystemdUnitProbeSettings, context: ProbeContext) -> None:
         self._settings = settings
+        self._bus = context.bus if settings.systemctl == ("systemctl",) else None
 
     async def measure(self) -> Measurement:
         units = self._settings.units
@@ -72,6 +83,25 @@ class SystemdUnitProbe:
             raise MeasurementError(f"systemd knows no unit {', '.join(unknown)}", samples)
         said = (f"{u}: {b.get('ActiveState')} ({b.get('SubState')})" for u, b in zip(units, blocks, strict=True))
         return Measurement(tuple(samples), ", ".join(said)[:300])
+
+    async def watch(self, emit: Emit) -> None:
+        while self._bus is not None:
+            with contextlib.suppress(SystemdError):
+                await self._follow(Manager(self._bus), emit)
+            await asyncio.sleep(_RETRY_SECONDS)
+        await asyncio.Event().wait()
+
+    async def _follow(self, manager: Manager, emit: Emit) -> None:
+        async with manager.news(*self._settings.units) as news:
+            while True:
+                await news.wait()
+                news.clear()
+                try:
+                    emit((await self.measure()).samples)
+                except MeasurementError as error:
+                    emit(error.samples)
+                except ProbeError:
+                    continue  # the next measurement by time says so
 
     async def _ask(self) -> str:
         settings = self._settings
@@ -105,6 +135,19 @@ def _samples(unit: str, properties: Mapping[str, str], now: float) -> Iterator[S
     for figure, name in _FIGURES.items():
         if (value := properties.get(name, "")).isdecimal():
             yield Sample(f"systemd_unit_{figure}", float(value), labels)
+    killed = _oom_kills(properties.get("ControlGroup", ""))
+    if killed is not None:
+        yield Sample("systemd_unit_oom_kills_total", killed, labels)
     for figure, name in _AGES.items():
         if (value := properties.get(name, "")).isdecimal() and value != "0":
             yield Sample(f"systemd_unit_{figure}", max(0.0, now - int(value) / 1e6), labels)
+
+
+def _oom_kills(group: str) -> float | None:
+    """From the control group's own count; None where it has none."""
+    try:
+        text = read_small(f"{_GROUPS}{group}/memory.events").decode()
+    except OSError:
+        return None
+    counts = dict(line.split() for line in text.splitlines() if len(line.split()) == 2)
+    return float(counts["oom_kill"]) if group.startswith("/") and "oom_kill" in counts else None

@@ -120,7 +120,8 @@ async def test_it_learns_at_once_what_systemd_does_by_itself(make: Make, acted: 
     """While systemd waits to start the unit again the guards are told to leave it alone, without a question in
     between; when it runs again they are told nothing."""
     service = make()
-    watching = asyncio.create_task(service.watch())
+    looked: list[int] = []
+    watching = asyncio.create_task(service.watch(lambda: looked.append(1)))
     assert service.supervision() is None
     await until(lambda: service.seen)
     acted.change(ActiveState="activating", SubState="auto-restart")
@@ -130,6 +131,7 @@ async def test_it_learns_at_once_what_systemd_does_by_itself(make: Make, acted: 
     assert denial.reason is Reason.SUPERVISOR_BUSY
     acted.change(ActiveState="active", SubState="running")
     await until(lambda: service.supervision() is None)
+    assert len(looked) >= 3, "and whoever waits for it is woken"
     watching.cancel()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -121,8 +122,9 @@ class Supervised(Protocol):
         """What that supervisor was doing to it when it was last heard of; None if it leaves it to us."""
         ...
 
-    async def watch(self) -> None:
-        """Keeps that up to date. Does not return; raises ServiceError when the supervisor cannot be asked."""
+    async def watch(self, changed: Callable[[], None]) -> None:
+        """Keeps that up to date and calls `changed` whenever it may be another. Does not return; raises ServiceError
+        when the supervisor cannot be asked."""
         ...
 
 

@@ -9,7 +9,7 @@ counter reset before the next start; budgets and backoff of proxywatch then take
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Literal
 
@@ -104,14 +104,15 @@ class UnitService:
             return found
         return Denial(found.reason, found.text, self._clock.now() + found.until - monotonic)
 
-    async def watch(self) -> None:
-        """Keeps what `supervision` tells as new as systemd's own word. Does not return; raises ServiceError when
-        systemd cannot be asked."""
+    async def watch(self, changed: Callable[[], None]) -> None:
+        """Keeps what `supervision` tells as new as systemd's own word, and calls `changed` then. Does not return;
+        raises ServiceError when systemd cannot be asked."""
         with self._told():
             async with self._manager.news(self.unit) as news:
                 while True:
                     news.clear()
                     await self._look()
+                    changed()
                     await news.wait()
 
     async def _look(self) -> UnitFacts:

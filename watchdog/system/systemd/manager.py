@@ -59,15 +59,16 @@ class Manager:
         await self._order(unit, "ResetFailedUnit", "s", (unit,))
 
     @asynccontextmanager
-    async def news(self, unit: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set whenever a property of the unit changed, or may have while the connection was broken.
-        Whoever clears it and looks then, and waits after that, misses nothing."""
-        path = await self._path(unit)
-        await self._bus.match(f"{_CHANGED},path='{path}'")
+    async def news(self, *units: str) -> AsyncIterator[asyncio.Event]:
+        """An event that is set whenever a property of one of the units changed, or may have while the connection was
+        broken. Whoever clears it and looks then, and waits after that, misses nothing."""
+        paths = {await self._path(unit) for unit in units}
+        for path in sorted(paths):
+            await self._bus.match(f"{_CHANGED},path='{path}'")
         happened = asyncio.Event()
 
         def heard(message: Message | None) -> None:
-            if message is None or (message.path == path and message.member == "PropertiesChanged"):
+            if message is None or (message.path in paths and message.member == "PropertiesChanged"):
                 happened.set()
 
         with self._bus.listening(heard):
