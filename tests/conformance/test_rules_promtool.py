@@ -141,6 +141,7 @@ LOOKING_BACK = {
     "ServiceRestartsOften",
     "UnitRestartsOften",
     "MemoryStalls",
+    "SharedStoreDamaged",
     "LogMatch",
     "LogMatchCritical",
     "JournalUnitFailed",

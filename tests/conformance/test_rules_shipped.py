@@ -163,6 +163,34 @@ SCENES = {
     "hits at 40 %": (
         lambda i: lookups(i, 0.4), 1300, {"CacheHitRateLow": ("warning", C), "CacheHitRateVeryLow": ("warning", C)},
     ),
+    "answers that cannot be read": (
+        lambda i: [sample("cache_damaged_total", i // 3, cache="response")], 60, {"CacheDamaged": ("warning", C)},
+    ),
+    "damage of an hour ago": (lambda i: [sample("cache_damaged_total", min(i, 2), cache="response")], 300, {}),
+    "a cache full of what is over": (
+        [sample("cache_longest_expired_seconds", 2 * 86400), sample("cache_usage_ratio", 0.6)], 330,
+        {"CacheStale": ("warning", C)},
+    ),
+    "a quiet cache that keeps what is over": (
+        [sample("cache_longest_expired_seconds", 2 * 86400), sample("cache_usage_ratio", 0.2)], 330, {},
+    ),
+    "a store that is damaged again and again": (
+        lambda i: [sample("shared_store_damaged_total", min(i // 10, 2))], 600, {"SharedStoreDamaged": ("warning", "")},
+    ),
+    "a hot worker": (
+        lambda i: [sample("proxywatch_worker_cpu_seconds_total", 14.9 * i, worker="1"),
+                   sample("proxywatch_worker_cpu_seconds_total", 1.0 * i, worker="0")],
+        200, {"WorkerCpuHot": ("warning", W)},
+    ),
+    "load is shed": (
+        lambda i: [*traffic(i, 0.3, 0.2), sample("http_requests_shed_total", 45.0 * i),
+                   sample("restrained_ratio", 0.3, what="load"), sample("restrained_ratio", 0.5, what="limits")],
+        700, {"LoadIsShed": ("info", S)},
+    ),
+    "load is shed and more fails": (
+        lambda i: [*traffic(i, 0.4, 0.2), sample("http_requests_shed_total", 45.0 * i)],
+        700, {"HighErrorRate": ("critical", S)},
+    ),
     "misses without traffic": (lambda i: lookups(i, 0.0, each=0.5), 1300, {}),
     "provider refuses the key": (
         [sample("provider_fault", 1, provider="p", **{"class": "auth"}), sample("providers_usable", 1)], 0,
