@@ -6,9 +6,8 @@ Works on the files themselves, with and without the daemon, and with a configura
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +32,13 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     actions = noun.add_subparsers(metavar="ACTION", required=True)
     create = actions.add_parser("create", parents=[common], help="make one now, and verify it")
     create.add_argument("names", nargs="*", metavar="NAME", help="proxywatch, or a service; default: all that are kept")
-    create.set_defaults(do=lambda options: asyncio.run(_create(options)))
+    create.set_defaults(do=_awaited(_create))
     listing = actions.add_parser("list", parents=[common], help="those that are there, newest first")
     listing.add_argument("name", nargs="?", metavar="NAME")
     listing.set_defaults(do=_list)
     verify = actions.add_parser("verify", parents=[common], help="unpack, judge and open what is in them")
     verify.add_argument("what", nargs="*", metavar="NAME|ARCHIVE", help="default: every archive")
-    verify.set_defaults(do=lambda options: asyncio.run(_verify(options)))
+    verify.set_defaults(do=_awaited(_verify))
     restore = actions.add_parser("restore", parents=[common], help="put the newest that verifies back")
     restore.add_argument("name", metavar="NAME")
     restore.add_argument("--archive", metavar="ARCHIVE", help="this one, as `list` names it")
@@ -47,12 +46,23 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "--databases", action="store_true", help="those that are not sound too; the service is stopped"
     )
     restore.add_argument("--different", action="store_true", help="not the configuration that is in place")
-    restore.set_defaults(do=lambda options: asyncio.run(_restore(options)))
+    restore.set_defaults(do=_awaited(_restore))
     undo = actions.add_parser("undo", parents=[common], help="take the last restore by hand back, to the byte")
     undo.add_argument("name", metavar="NAME")
-    undo.set_defaults(do=lambda options: asyncio.run(_undo(options)))
+    undo.set_defaults(do=_awaited(_undo))
     prune = actions.add_parser("prune", parents=[common], help="remove what is older than `backups.keep`")
-    prune.set_defaults(do=lambda options: asyncio.run(_prune(options)))
+    prune.set_defaults(do=_awaited(_prune))
+
+
+def _awaited(work: Callable[[argparse.Namespace], Coroutine[Any, Any, int]]) -> Callable[[argparse.Namespace], int]:
+    """The command as others are; asyncio is loaded only where one of these is really run."""
+
+    def do(options: argparse.Namespace) -> int:
+        import asyncio
+
+        return asyncio.run(work(options))
+
+    return do
 
 
 async def _create(options: argparse.Namespace) -> int:
