@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import socket
 import sys
 from pathlib import Path
@@ -41,6 +40,8 @@ def _tell(options: argparse.Namespace) -> int:
     said = " ".join(options.words)
     if not said and options.unit is None:
         raise ConfigError("tell what? a text or --unit is needed")
+    import asyncio
+
     return asyncio.run(_tell_all(options, said))
 
 
@@ -139,6 +140,8 @@ def _advice(unit: str) -> tuple[str, ...]:
 
 async def _look(unit: str, now: float) -> tuple[dict[str, str], tuple[TimelineEntry, ...]]:
     """What systemd says of it, and its last lines in the journal; what cannot be had is said instead."""
+    import asyncio
+
     from watchdog.core.model import TimelineEntry
     from watchdog.system.command import run_command
 
