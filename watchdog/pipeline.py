@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 
 from watchdog.clock import Clock
@@ -16,7 +17,7 @@ from watchdog.probes import ProbeResult, ProbeSettings
 log = logging.getLogger("proxywatch.probe")
 
 _BURST_SECONDS = 0.03
-"""So much evaluation at once holds nobody up."""
+"""So much CPU time at once holds nobody up."""
 _LONGEST_REST_SECONDS = 1.0
 
 Take = Callable[[Iterable[AlertEvent]], None]
@@ -74,16 +75,15 @@ class Pipeline:
         self._touched |= touched
         if self._resting:
             return
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began, worked = self._clock.now(), time.thread_time()
         names, self._touched = self._touched, set()
-        self._take_in(self.engine.evaluate_touched(names, self._clock.now()))
-        ended = loop.time()
-        self._spent = max(0.0, self._spent - (began - self._spent_at)) + ended - began
-        self._spent_at = ended
+        self._take_in(self.engine.evaluate_touched(names, began))
+        took = time.thread_time() - worked
+        self._spent = max(0.0, self._spent - (began - self._spent_at)) + took
+        self._spent_at = began + took
         if self._spent > _BURST_SECONDS:
             self._resting = True
-            loop.call_later(min(self._spent, _LONGEST_REST_SECONDS), self._rested)
+            asyncio.get_running_loop().call_later(min(self._spent, _LONGEST_REST_SECONDS), self._rested)
 
     def _rested(self) -> None:
         self._resting = False

@@ -11,7 +11,7 @@ from watchdog.api.plan import decision, imagined_run, steps
 from watchdog.api.shapes import denial, moment, seconds
 from watchdog.api.views import current_rung, incident_summary, running
 from watchdog.core.backoff import backoff_chain, backoff_delay
-from watchdog.core.incidents import Incident
+from watchdog.core.incidents import Incident, severity_rank
 from watchdog.core.ladder import Attempt, RungOutcome
 from watchdog.core.model import IncidentState
 from watchdog.core.permission import Decision, Facts, PastEffect, Window, Wish
@@ -28,16 +28,20 @@ _AUTONOMY = {
     "dry_run": "Its autonomy is dry_run: it tells what it would do, and never acts by itself; a person can run it.",
     "approve": "Its autonomy is approve: it asks a person before it acts.",
 }
+MOST_SUBJECTS = 12
+"""Nobody reads the reasons of hundreds, and while they were gathered nobody else would be answered."""
 _BEFORE_ACTING = frozenset({"waiting", "looking"})
 
 
 def explain(parts: Parts, target: str | None = None, incident_id: int | None = None) -> Shape:
-    """`{"now", "paused", "subjects": [...]}`: one subject for the target or incident asked for, else one for each
-    unresolved incident. A subject: target, incident, playbook, why, done, now {run, rung, doing, steps} of the run
+    """`{"now", "paused", "subjects": [...], "left_out"}`: one subject for the target or incident asked for, else one
+    for each unresolved incident, the most severe and oldest first, and how many were too many. A subject: target,
+    incident, playbook, why, done, now {run, rung, doing, steps} of the run
     under way, next {rung, steps, allowed, denials} of the rung that would act then, budgets, backoff, remote,
     sentences (the same in words). Raises ValueError for a bad target, KeyError for an
     unknown incident.
     """
+    left_out = 0
     if incident_id is not None:
         found = parts.desk.get(incident_id)
         if found is None:
@@ -47,13 +51,15 @@ def explain(parts: Parts, target: str | None = None, incident_id: int | None = N
         key = str(parse_target(target))
         subjects = [_subject(parts, key, parts.desk.on(key))]
     else:
-        subjects = [_subject(parts, incident.key, incident) for incident in parts.desk.unresolved]
+        worst = sorted(parts.desk.unresolved, key=lambda one: (-severity_rank(one.severity), one.id))
+        left_out = max(0, len(worst) - MOST_SUBJECTS)
+        subjects = [_subject(parts, one.key, one) for one in worst[:MOST_SUBJECTS]]
     now = parts.clock.now()
     paused = [
         f"{p.by}: {p.reason}" + (f" (ends in {format_duration(p.until - now)})" if p.until else "")
         for p in parts.surroundings.pauses(now)
     ]
-    return {"now": moment(now), "paused": paused, "subjects": subjects}
+    return {"now": moment(now), "paused": paused, "subjects": subjects, "left_out": left_out}
 
 
 def _subject(parts: Parts, key: str, incident: Incident | None) -> Shape:
@@ -204,7 +210,7 @@ def _backoff(parts: Parts, wish: Wish) -> Shape:
     facts = Facts(
         started_at=parts.started_at,
         effects=parts.runs.past_effects(now - DAY_SECONDS),
-        troubles=parts.desk.incidents.troubles(now - DAY_SECONDS),
+        troubles={str(wish.target): parts.desk.incidents.troubles_of(str(wish.target), now - DAY_SECONDS)},
     )
     times = backoff_chain(wish, facts, limits, now)
     delay = backoff_delay(str(wish.target), len(times), limits) if times else 0.0

@@ -28,6 +28,8 @@ def _explain(options: argparse.Namespace) -> int:
         text.say("nothing is wrong: there is no unresolved incident")
     for index, subject in enumerate(shape["subjects"]):
         text.say([""] * (index > 0) + lines(subject, shape["now"]))
+    if shape["left_out"]:
+        text.say(["", f"and {shape['left_out']} more: name an incident or a target to see its reasons"])
     return 0
 
 

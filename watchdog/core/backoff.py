@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
+from watchdog.core.past_effects import indexed
 from watchdog.core.permission import Facts, Limits, PastEffect, Wish
 
 
@@ -29,7 +31,6 @@ def backoff_delay(target: str, count: int, limits: Limits) -> float:
     return float(min(base * stretch, limits.backoff_max))
 
 
-def effects_on_target(wish: Wish, facts: Facts) -> list[PastEffect]:
+def effects_on_target(wish: Wish, facts: Facts) -> Sequence[PastEffect]:
     """What was done to the wish's target, by whichever playbook."""
-    name = str(wish.target)
-    return [e for e in facts.effects if e.target == name]
+    return indexed(facts.effects).on(str(wish.target))

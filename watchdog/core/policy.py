@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from watchdog.core.backoff import backoff_chain, backoff_delay, effects_on_target
+from watchdog.core.past_effects import indexed, since
 from watchdog.core.permission import Decision, Denial, Facts, Limits, Reason, Wish
 from watchdog.core.silences import maintaining
 from watchdog.core.steadiness import flapping_until
@@ -29,8 +30,9 @@ def decide(wish: Wish, facts: Facts, limits: Limits, now: float) -> Decision:
     if not facts.readable:
         text = "the agent's own state cannot be read, so nothing is known to be safe"
         return Decision((Denial(Reason.STATE_UNREADABLE, text),))
-    guards = _ALWAYS if wish.begun else (*_ALWAYS, *_FIRST)
-    return Decision(tuple(denial for guard in guards for denial in guard(_Scene(wish, facts, limits, now))))
+    scene = _Scene(wish, facts, limits, now)
+    guards = _ALWAYS if wish.begun else _ALL
+    return Decision(tuple(denial for guard in guards for denial in guard(scene)))
 
 
 def _paused(scene: _Scene) -> Iterable[Denial]:
@@ -150,18 +152,18 @@ def _budgets(scene: _Scene) -> Iterable[Denial]:
     if scene.wish.by_person:
         return
     factor = 1 if scene.wish.disruptive else scene.limits.gentle_factor
-    alike = [e for e in scene.facts.effects if e.disruptive == scene.wish.disruptive]
+    past, disruptive = indexed(scene.facts.effects), scene.wish.disruptive
     target, playbook = str(scene.wish.target), scene.wish.playbook
-    mine = [e for e in alike if e.target == target and e.playbook == playbook]
+    mine = past.of(playbook, target, disruptive=disruptive)
     strangers = is_stranger(target)
-    all_of_them = [e for e in alike if is_stranger(e.target) is strangers]
-    for name, reason, windows, effects in (
+    all_of_them = past.everywhere(strangers=strangers, disruptive=disruptive)
+    for name, reason, windows, times in (
         (f"{playbook} on {target}", Reason.BUDGET, scene.limits.budget, mine),
         ("all callers" if strangers else "this host", Reason.HOST_BUDGET, scene.limits.host_budget, all_of_them),
     ):
         for window in windows:
             allowed = window.count * factor
-            recent = sorted(e.at for e in effects if e.at > scene.now - window.seconds)
+            recent = since(times, scene.now - window.seconds)
             over = len(recent) + scene.wish.effects - allowed
             if over > 0:
                 wanted = f", {scene.wish.effects} more are wanted" if scene.wish.effects > 1 else ""
@@ -172,6 +174,7 @@ def _budgets(scene: _Scene) -> Iterable[Denial]:
 _ALWAYS = (_paused, _maintained, _observer, _one_at_a_time, _remote, _on_purpose, _supervised)
 _FIRST = (_autonomy, _dependencies, _grace, _flapping, _backoff, _budgets)
 """Asked before a rung begins, and not in the middle of it."""
+_ALL = (*_ALWAYS, *_FIRST)
 
 
 def _hours(seconds: float) -> str:

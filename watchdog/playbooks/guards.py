@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from watchdog.clock import Clock
+from watchdog.core.past_effects import PastEffects
 from watchdog.core.permission import Decision, Denial, Facts, Limits, PastEffect, Wish
 from watchdog.core.policy import decide
 from watchdog.core.targets import parse_target
@@ -89,11 +90,13 @@ class Guards:
         around = self._surroundings
         try:
             storm = around.storm(self.limits.storm, now)
+            past = self._runs.past_effects(now - reach)
+            promised = tuple(self._outstanding(wish.run_id, now))
             return Facts(
                 started_at=self._started_at,
                 pauses=around.pauses(now),
-                effects=(*self._runs.past_effects(now - reach), *self._outstanding(wish.run_id, now)),
-                troubles=self._desk.incidents.troubles(now - reach),
+                effects=PastEffects((*past, *promised)) if promised else past,
+                troubles={str(wish.target): self._desk.incidents.troubles_of(str(wish.target), now - reach)},
                 running=dict(self._acting),
                 stopped_on_purpose=self._stopped_on_purpose(),
                 only_remote_faults=self._only_remote(incident_id),

@@ -139,6 +139,8 @@ def read_kill_switch(file: Path) -> Pause | None:
     """The pause that the file stands for. Its text may be JSON with `reason`, `by`, `since`, `until` (epoch seconds);
     whatever else stands there, or cannot be read, pauses as well: the file's being there is what counts."""
     try:
+        # Every decision asks, and nearly always nobody has thrown it: that is told far sooner than by opening.
+        file.stat()
         text = file.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None

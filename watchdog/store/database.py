@@ -14,6 +14,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 HINT = "check owner, free space and integrity; the file can be moved aside, which forgets all history"
 
 
+Stamp = tuple[int, int]
+
+
 class Database:
     """A connection used from the event loop's thread only.
 
@@ -24,6 +27,8 @@ class Database:
     def __init__(self, path: Path) -> None:
         """Opens and migrates `path`, making its directory. Raises StoreError with a hint if that cannot be."""
         self.path = path
+        self._rollbacks = 0
+        self._touched: dict[str, int] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
             self._connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
@@ -52,6 +57,15 @@ class Database:
         except sqlite3.Error as error:
             raise StoreError(f"{self.path}: cannot be read: {error}", hint=HINT) from error
 
+    def stamp(self, topic: str) -> Stamp:
+        """Another one after every `touch` of the topic and every rollback: what was read under the same stamp may be
+        kept instead of being read again."""
+        return self._rollbacks, self._touched.get(topic, 0)
+
+    def touch(self, topic: str) -> None:
+        """Something was written that this topic's readers may have kept."""
+        self._touched[topic] = self._touched.get(topic, 0) + 1
+
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         """One writing statement, a transaction of its own unless one is open. Raises StoreError."""
         if self._connection.in_transaction:
@@ -72,6 +86,7 @@ class Database:
         except BaseException:
             # Also after a failed COMMIT: a transaction left open would swallow everything written from then on.
             self._connection.rollback()
+            self._rollbacks += 1
             raise
 
     def _commit(self) -> None:

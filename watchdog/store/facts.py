@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from watchdog.core.permission import Pause
 from watchdog.core.routing import parse_matchers
 from watchdog.core.silences import Maintenance, Silence
-from watchdog.store.database import Database
+from watchdog.store.database import Database, Stamp
+
+T = TypeVar("T")
 
 
 class Facts:
@@ -18,6 +20,16 @@ class Facts:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._known: dict[str, tuple[Stamp, Any]] = {}
+
+    def _read(self, name: str, build: Callable[[list[dict[str, Any]]], tuple[T, ...]]) -> tuple[T, ...]:
+        """Rows as what they stand for; read again only after they were written."""
+        stamp = self._database.stamp(name)
+        known = self._known.get(name)
+        if known is None or known[0] != stamp:
+            known = self._known[name] = (stamp, build(self.get(name) or []))
+        found: tuple[T, ...] = known[1]
+        return found
 
     def get(self, name: str) -> Any:
         """The value, or None."""
@@ -26,6 +38,7 @@ class Facts:
 
     def put(self, name: str, value: object) -> None:
         """Replaces the value."""
+        self._database.touch(name)
         self._database.execute(
             "INSERT INTO facts (name, body) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET body = excluded.body",
             (name, json.dumps(value)),
@@ -33,9 +46,8 @@ class Facts:
 
     def pauses(self, now: float) -> tuple[Pause, ...]:
         """The reasons in force at `now`."""
-        return tuple(
-            p for p in (Pause(**entry) for entry in self.get("pauses") or []) if p.until is None or p.until > now
-        )
+        known = self._read("pauses", lambda rows: tuple(Pause(**row) for row in rows))
+        return tuple(p for p in known if p.until is None or p.until > now)
 
     def pause(self, pause: Pause, now: float) -> None:
         """Adds one reason."""
@@ -49,8 +61,10 @@ class Facts:
 
     def maintenance(self, now: float) -> tuple[Maintenance, ...]:
         """Windows that have not ended at `now`, also those that are still to begin."""
-        rows = [Maintenance(**{**row, "targets": tuple(row["targets"])}) for row in self.get("maintenance") or []]
-        return tuple(window for window in rows if window.until > now)
+        known = self._read(
+            "maintenance", lambda rows: tuple(Maintenance(**{**row, "targets": tuple(row["targets"])}) for row in rows)
+        )
+        return tuple(window for window in known if window.until > now)
 
     def maintain(self, window: Maintenance, now: float) -> None:
         """Adds a window, or replaces the one with its id."""
@@ -65,8 +79,11 @@ class Facts:
 
     def silences(self, now: float) -> tuple[Silence, ...]:
         """Silences that have not ended at `now`, also those that are still to begin."""
-        rows = [Silence(**{**row, "matchers": parse_matchers(row["matchers"])}) for row in self.get("silences") or []]
-        return tuple(silence for silence in rows if silence.until > now)
+        known = self._read(
+            "silences",
+            lambda rows: tuple(Silence(**{**row, "matchers": parse_matchers(row["matchers"])}) for row in rows),
+        )
+        return tuple(silence for silence in known if silence.until > now)
 
     def silence(self, silence: Silence, now: float) -> None:
         """Adds a silence, or replaces the one with its id."""

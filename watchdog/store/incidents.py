@@ -50,18 +50,14 @@ class Incidents:
         rows = self._database.query("SELECT id, body FROM incidents ORDER BY id DESC LIMIT ?", (limit,))
         return [_incident(row) for row in rows]
 
-    def troubles(self, since: float) -> dict[str, tuple[Trouble, ...]]:
-        """By target: when it was unhealthy, as far as that reaches past `since`."""
+    def troubles_of(self, key: str, since: float) -> tuple[Trouble, ...]:
+        """When a target was unhealthy, as far as that reaches past `since`; oldest first."""
         rows = self._database.query(
-            "SELECT key, opened_at, resolved_at FROM incidents WHERE resolved_at IS NULL OR resolved_at >= ?"
+            "SELECT opened_at, resolved_at FROM incidents WHERE key = ? AND (resolved_at IS NULL OR resolved_at >= ?)"
             " ORDER BY opened_at",
-            (since,),
+            (key, since),
         )
-        found: dict[str, tuple[Trouble, ...]] = {}
-        for row in rows:
-            trouble = Trouble(row["opened_at"], row["resolved_at"])
-            found[row["key"]] = (*found.get(row["key"], ()), trouble)
-        return found
+        return tuple(Trouble(row["opened_at"], row["resolved_at"]) for row in rows)
 
     def healed(self, key: str, since: float) -> list[float]:
         """When a repair of ours ended an incident of this target, since `since`; oldest first."""

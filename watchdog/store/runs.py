@@ -10,8 +10,11 @@ from typing import Any
 
 from watchdog.core.ladder import Attempt, RungOutcome
 from watchdog.core.model import Outcome
+from watchdog.core.past_effects import PastEffects
 from watchdog.core.permission import Approval, PastEffect
-from watchdog.store.database import Database
+from watchdog.store.database import Database, Stamp
+
+_EFFECTS = "effects"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Runs:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._past: tuple[Stamp, float, PastEffects] | None = None
 
     def begin(
         self,
@@ -189,6 +193,7 @@ class Runs:
                 now,
             ),
         )
+        self._database.touch(_EFFECTS)
         return _effect(self._database.query("SELECT * FROM effects WHERE id = ?", (cursor.lastrowid,))[0])
 
     def conclude(self, effect: Effect, outcome: Outcome, note: str, now: float) -> None:
@@ -197,6 +202,7 @@ class Runs:
             "UPDATE effects SET outcome = ?, note = ?, ended_at = ? WHERE id = ? AND outcome IS NULL",
             (outcome, note, now, effect.id),
         )
+        self._database.touch(_EFFECTS)
 
     def effects_of(self, run_id: int) -> list[Effect]:
         """All effects of one run, oldest first."""
@@ -204,14 +210,24 @@ class Runs:
             _effect(r) for r in self._database.query("SELECT * FROM effects WHERE run_id = ? ORDER BY id", (run_id,))
         ]
 
-    def past_effects(self, since: float) -> tuple[PastEffect, ...]:
-        """What budgets and backoff count: everything intended since `since` that was not proven undone."""
+    def past_effects(self, since: float) -> PastEffects:
+        """What budgets and backoff count: everything intended since `since` that was not proven undone, oldest first;
+        read again only when something was written, or too much was read last time."""
+        stamp = self._database.stamp(_EFFECTS)
+        if self._past is not None and self._past[0] == stamp and self._past[1] <= since:
+            known = self._past[2]
+            if not known or known[0].at >= since:
+                return known
+        self._past = (stamp, since, self._read_past_effects(since))
+        return self._past[2]
+
+    def _read_past_effects(self, since: float) -> PastEffects:
         rows = self._database.query(
             "SELECT playbook, target, intended_at, arguments FROM effects"
             " WHERE intended_at >= ? AND (outcome IS NULL OR outcome != ?) ORDER BY intended_at",
             (since, Outcome.NOT_DONE),
         )
-        return tuple(
+        return PastEffects(
             PastEffect(r["playbook"], r["target"], r["intended_at"], json.loads(r["arguments"])["disruptive"])
             for r in rows
         )

@@ -56,7 +56,7 @@ def test_what_is_dated_in_the_future_counts_as_of_now(database: Database) -> Non
     run = Runs(database).last_of_incident(incident.id)
     assert run is not None
     assert run.ended_at == NOW
-    assert Incidents(database).troubles(0.0)["service:web"][0].opened_at == NOW
+    assert Incidents(database).troubles_of("service:web", 0.0)[0].opened_at == NOW
     due = outbox.next_due()
     assert due is not None
     assert due <= NOW + LONGEST_BACKOFF_SECONDS

@@ -111,10 +111,8 @@ def test_troubles_reach_back_as_far_as_asked(database: Database) -> None:
         if resolved_at is not None:
             incidents.save(replace(saved, state=IncidentState.RESOLVED, resolved_at=resolved_at))
     incidents.save(incident("host", 5.0))
-    assert incidents.troubles(25.0) == {
-        "host": (Trouble(5.0, None),),
-        "service:web": (Trouble(20.0, 25.0), Trouble(30.0, None)),
-    }
+    assert incidents.troubles_of("host", 25.0) == (Trouble(5.0, None),)
+    assert incidents.troubles_of("service:web", 25.0) == (Trouble(20.0, 25.0), Trouble(30.0, None))
 
 
 def test_a_story_is_told_in_order(database: Database) -> None:

@@ -1,0 +1,1 @@
+CREATE INDEX incidents_by_key ON incidents (key, opened_at);
