@@ -10,6 +10,7 @@ from typing import NamedTuple
 FAILURES = 10
 SECONDS = 60.0
 TELL_SECONDS = 10.0
+_SUSPICIOUS = 3
 _MOST_SOURCES = 1024
 _IPV6_HOST_BITS = 64
 
@@ -76,9 +77,11 @@ class Sources:
         return untold
 
     def admitted(self, address: str | None, now: float) -> bool:
-        """Whether it is to be told that a valid key came from an address that is held off: once a minute at most."""
+        """Whether it is to be told that a valid key came from an address that keeps failing: once a minute at most."""
         failing = self._failing.get(network_of(address)) if self._failing else None
-        if failing is None or now >= failing.until or now - failing.admitted_told < SECONDS:
+        if failing is None or now - failing.admitted_told < SECONDS:
+            return False
+        if now >= failing.until and (failing.count < _SUSPICIOUS or now - failing.since >= SECONDS):
             return False
         failing.admitted_told = now
         return True

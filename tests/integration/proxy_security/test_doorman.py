@@ -373,6 +373,20 @@ def test_what_a_held_off_address_goes_on_sending_is_told_in_sums(gate: Gate, cap
     assert told == [("admitted_among_failures", None, "203.0.113.9"), ("failed_auth", 11, "203.0.113.9")]
 
 
+def test_a_valid_key_among_failures_is_told_once_it_looks_odd() -> None:
+    """From the third failure within a minute on, held off or not; again after a minute, and never of others."""
+    sources = Sources()
+    told = []
+    for now in (0.0, 1.0, 2.0, 3.0):
+        sources.failed("192.0.2.1", now)
+        told.append((sources.admitted("192.0.2.1", now), sources.admitted("192.0.2.2", now)))
+    assert told == [(False, False), (False, False), (True, False), (False, False)]
+    assert not sources.admitted("192.0.2.1", 100.0)
+    for _ in range(FAILURES + 1):
+        sources.failed("192.0.2.1", 101.0)
+    assert sources.admitted("192.0.2.1", 130.0)
+
+
 def test_failures_far_apart_are_not_held_against_anybody() -> None:
     """Ten failures a minute for an hour never hold an address off."""
     sources = Sources()
