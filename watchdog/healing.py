@@ -27,7 +27,7 @@ from watchdog.system.proxy_api import ProxyApi
 from watchdog.system.self_check import look_at_self
 from watchdog.system.services import ServiceController, Supervised
 
-_HOSTLESS = frozenset({"provider", "host"})
+_HOSTLESS = frozenset({"provider", "host", "source"})
 """Kinds of target that name no service; on a host with one proxy that one is meant."""
 
 
