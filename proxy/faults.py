@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import Any
@@ -12,22 +13,29 @@ from proxy.exchange import Plain, Request, document, json_object
 _MAX_SECONDS = 600.0
 _MAX_LEAK_MB = 4096.0
 _CRASH_EXIT_CODE = 70
+_SLICE_SECONDS = 0.02
 _leaked: list[bytearray] = []
+_burning: set[asyncio.Task[None]] = set()
 
 
 async def inject(request: Request) -> Plain:
-    """`{"kind": "block", "seconds": N}`, `{"kind": "crash"}` or `{"kind": "leak", "mb": N}`, in this very worker."""
+    """`{"kind": "block", "seconds": N}`, `{"kind": "burn", "seconds": N}`, `{"kind": "crash"}` or `{"kind": "leak",
+    "mb": N}`, in this very worker."""
     body = json_object(request.body)
     answer: dict[str, Any] = {"kind": body.get("kind"), "pid": os.getpid()}
     match body.get("kind"):
         case "block":
             hold_the_event_loop(_number(body, "seconds", _MAX_SECONDS))
+        case "burn":
+            burning = asyncio.create_task(keep_busy(_number(body, "seconds", _MAX_SECONDS)))
+            _burning.add(burning)
+            burning.add_done_callback(_burning.discard)
         case "crash":
             os._exit(_CRASH_EXIT_CODE)
         case "leak":
             answer["leaked_mb"] = leak(_number(body, "mb", _MAX_LEAK_MB))
         case kind:
-            raise ApiError(400, f"kind: expected block, crash or leak, not {kind!r}.", param="kind")
+            raise ApiError(400, f"kind: expected block, burn, crash or leak, not {kind!r}.", param="kind")
     return document(answer)
 
 
@@ -37,6 +45,14 @@ def hold_the_event_loop(seconds: float) -> None:
     turns = 0
     while time.monotonic() < end:
         turns += 1
+
+
+async def keep_busy(seconds: float) -> None:
+    """Computes all the time and lets others have their turn, as a task does that runs wild."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        hold_the_event_loop(_SLICE_SECONDS)
+        await asyncio.sleep(0)
 
 
 def leak(mb: float) -> float:
