@@ -8,6 +8,7 @@ be left behind is an empty tree of control groups, which the next one removes.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -29,6 +30,7 @@ DEPENDENCIES = Path("/opt/dependencies")
 BOOT_SECONDS = 60.0
 COMMAND_SECONDS = 60.0
 GROUP_PREFIX = "proxywatch-lab-"
+_NUMBERS = itertools.count()
 
 _LAUNCH = """
 set -eu
@@ -72,12 +74,13 @@ class CommandError(AssertionError):
 class BootedSystem:
     """One container. `run` runs commands in it as root; `root` is its file system as seen from here."""
 
-    def __init__(self, place: Path) -> None:
-        """Boots it; `place` is an empty directory of its own. BootError."""
+    def __init__(self, place: Path, *, bare: bool = False) -> None:
+        """Boots it; `place` is an empty directory of its own; `bare`: without our programs. BootError."""
         place.mkdir(parents=True, exist_ok=True)
         self._console = place / "console"
         (place / "layers").mkdir()
-        self._groups = [_group(hierarchy) for hierarchy in _hierarchies()]
+        self._number = next(_NUMBERS)
+        self._groups = [_group(hierarchy, self._number) for hierarchy in _hierarchies()]
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, self._console.open("wb") as console:
             # An abstract address: the path of a temporary directory may be too long for a socket.
             address = f"\0proxywatch-lab-{uuid.uuid4().hex}"
@@ -97,7 +100,13 @@ class BootedSystem:
                         uuid.uuid4().hex,
                         ":".join(map(str, self._groups)),
                     ),
-                    *("--quiet", "--directory=.", f"--machine=lab-{os.getpid()}", "--register=no", "--keep-unit"),
+                    *(
+                        "--quiet",
+                        "--directory=.",
+                        f"--machine=lab-{os.getpid()}-{self._number}",
+                        "--register=no",
+                        "--keep-unit",
+                    ),
                     *("--private-network", "--notify-ready=yes", "--link-journal=no", "--resolv-conf=off"),
                     f"--bind-ro={Path(sys.base_prefix).resolve()}:{PYTHON}",
                     f"--bind-ro={_packages()}:{DEPENDENCIES}",
@@ -115,7 +124,8 @@ class BootedSystem:
                 self.close()
                 raise
         self.root = Path(f"/proc/{self.leader}/root")
-        self._install_programs()
+        if not bare:
+            self._install_programs()
 
     def close(self) -> None:
         """Ends everything in it at once."""
@@ -250,12 +260,12 @@ def _hierarchies() -> Iterator[Path]:
             yield mounts[controllers] / ours.lstrip("/")
 
 
-def _group(parent: Path) -> Path:
-    """A control group of our own: the containers of two test processes must not share one. Removes dead ones."""
+def _group(parent: Path, number: int) -> Path:
+    """A control group of our own: no two containers must share one. Removes those of dead test processes."""
     for left in parent.glob(f"{GROUP_PREFIX}*"):
-        if not Path(f"/proc/{left.name.removeprefix(GROUP_PREFIX)}").exists():
+        if not Path(f"/proc/{left.name.removeprefix(GROUP_PREFIX).partition('-')[0]}").exists():
             _remove(left)
-    group = parent / f"{GROUP_PREFIX}{os.getpid()}"
+    group = parent / f"{GROUP_PREFIX}{os.getpid()}-{number}"
     group.mkdir(exist_ok=True)
     return group
 
