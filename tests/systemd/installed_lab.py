@@ -7,6 +7,7 @@ import json
 import secrets
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,7 @@ PROXY_CONFIGURATION: dict[str, Any] = {
             {"id": "caller", "key_file": "/run/credentials/llm-proxy.service/secret_caller.key"},
         ]
     },
-    "providers": [
-        {"name": "primary", "kind": "local", "port": 8091},
-        {"name": "secondary", "kind": "local", "port": 8092},
-    ],
+    "providers": [{"name": "primary", "kind": "local", "port": 8091}],
     "log": {"format": "json", "file": "/var/log/llm-proxy/llm_proxy.log"},
 }
 AGENT_CONFIGURATION: dict[str, Any] = {
@@ -56,10 +54,10 @@ AGENT_CONFIGURATION: dict[str, Any] = {
         "host": {"kind": "system", "interval": "1s"},
         "process": {"kind": "process", "service": "llm-proxy", "interval": "1s"},
         "workers": {"kind": "workers", "service": "llm-proxy", "interval": "500ms"},
-        "leak": {"kind": "memory_leak", "service": "llm-proxy", "interval": "1s"},
+        "leak": {"kind": "memory_leak", "service": "llm-proxy", "interval": "10s"},
         "unit": {"kind": "systemd_unit", "units": [PROXY], "interval": "1s"},
         "stall": {"kind": "pressure", "interval": "1s"},
-        "journal": {"kind": "journal"},
+        "journal": {"kind": "journal", "interval": "1s"},
     },
 }
 
@@ -124,13 +122,13 @@ class Lab:
     @contextlib.contextmanager
     def drop_in(self, unit: str, text: str) -> Iterator[None]:
         """A drop-in of a unit while inside."""
-        directory = self.booted.root / f"run/systemd/system/{unit}.d"
-        self.booted.write(f"/run/systemd/system/{unit}.d/test.conf", text)
+        place = f"run/systemd/system/{unit}.d/{uuid.uuid4().hex}.conf"
+        self.booted.write(place, text)
         self.run("systemctl", "daemon-reload")
         try:
             yield
         finally:
-            shutil.rmtree(directory)
+            (self.booted.root / place).unlink()
             self.run("systemctl", "daemon-reload")
 
     def workers(self) -> dict[int, int]:

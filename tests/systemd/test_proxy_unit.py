@@ -72,12 +72,23 @@ def test_a_killed_master_is_started_again_and_its_workers_go_with_it(serving: La
 def test_a_hung_master_is_replaced_by_systemds_watchdog(lab: Lab) -> None:
     """A master that is stopped gives no signs of life; systemd ends it for that and starts another."""
     since = lab.booted.cursor()
-    with lab.drop_in(PROXY, "[Service]\nWatchdogSec=1\n"):
+    with lab.drop_in(PROXY, "[Service]\nWatchdogSec=3\n"):
         lab.run("systemctl", "restart", PROXY)
         lab.run("systemctl", "kill", "--signal=STOP", "--kill-whom=main", PROXY)
         killed = lab.booted.await_journal(f"UNIT={PROXY}", "UNIT_RESULT=watchdog", seconds=30, since=since)
         assert "watchdog" in killed["MESSAGE"]
     assert lab.answer()
+
+
+def test_polkit_allows_exactly_the_configured_units(serving: Lab) -> None:
+    """The agent's user may reload the proxy's unit; another unit, another verb and another user are refused."""
+    serving.run("systemctl", "reload", PROXY, user="proxywatch")
+    for command in (("restart", "dbus.service"), ("kill", PROXY), ("mask", PROXY), ("daemon-reload",)):
+        refused = serving.run("systemctl", "--no-ask-password", *command, user="proxywatch", check=False)
+        assert refused.returncode != 0, command
+        assert "authentication required" in refused.stderr
+    stranger = serving.run("systemctl", "--no-ask-password", "restart", PROXY, user="nobody", check=False)
+    assert stranger.returncode != 0
 
 
 def test_who_stops_it_means_it(serving: Lab) -> None:
@@ -116,14 +127,3 @@ def test_a_configuration_that_is_broken_ends_in_a_finite_number_of_starts(lab: L
         assert lab.booted.properties(PROXY, "NRestarts")["NRestarts"] == "2"
     said = [entry["MESSAGE"] for entry in lab.booted.journal(f"_SYSTEMD_UNIT={PROXY}", f"--after-cursor={since}")]
     assert any("workers" in line for line in said)
-
-
-def test_polkit_allows_exactly_the_configured_units(serving: Lab) -> None:
-    """The agent's user may reload the proxy's unit; another unit, another verb and another user are refused."""
-    serving.run("systemctl", "reload", PROXY, user="proxywatch")
-    for command in (("restart", "dbus.service"), ("kill", PROXY), ("mask", PROXY), ("daemon-reload",)):
-        refused = serving.run("systemctl", "--no-ask-password", *command, user="proxywatch", check=False)
-        assert refused.returncode != 0, command
-        assert "authentication required" in refused.stderr
-    stranger = serving.run("systemctl", "--no-ask-password", "restart", PROXY, user="nobody", check=False)
-    assert stranger.returncode != 0
