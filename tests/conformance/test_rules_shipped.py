@@ -204,11 +204,15 @@ SCENES = {
     "slow": (
         lambda i: traffic(i, 0.0, 8.0), 700, {"HighLatencyP95": ("warning", S), "HighMeanLatency": ("info", S)},
     ),
-    "guessing keys": (lambda i: [sample("auth_failures_total", i)], 120, {"AuthFailures": ("warning", S)}),
+    "guessing keys": (lambda i: [sample("auth_failures_total", i)], 180, {"AuthFailures": ("warning", S)}),
     "one address guesses and goes on": (
         [*guesses("192.0.2.1", 30, 5), *guesses("192.0.2.2", 29, 5), *guesses("192.0.2.3", 99, 90),
          *guesses("127.0.0.1", 99, 5), *guesses("::1", 99, 5)],
         0, {"AuthAttack": ("warning", "source:192.0.2.1")},
+    ),
+    "one address guessed and was stopped": (
+        lambda i: [sample("auth_failures_total", min(40, 10 * i)), *guesses("192.0.2.1", min(40, 10 * i), i)],
+        600, {"AuthAttack": ("warning", "source:192.0.2.1")},
     ),
     "a key is refused again and again": (
         [sample("auth_key_refusals", 20, key="joe"), sample("auth_key_quiet_seconds", 5, key="joe"),
