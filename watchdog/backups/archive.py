@@ -9,11 +9,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import tarfile
 import zlib
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -86,20 +87,43 @@ def unpack(path: Path, into: Path | None = None) -> Manifest:
     return _read(path, into, whole=True)
 
 
+def read_files(path: Path) -> dict[str, bytes]:
+    """The configuration files in it by path, compared with their checksums; nothing of what comes after them, which
+    are databases. Raises BackupError."""
+    with _opened(path) as (tar, source):
+        members = _first(tar).members
+        files = [*itertools.takewhile(lambda member: member.kind == "file", members)]
+        source.allow(sum(member.size for member in files) + (len(files) + 1) * _PER_MEMBER)
+        found = {}
+        for member in files:
+            content = io.BytesIO()
+            _take(tar, member, content)
+            found[member.path] = content.getvalue()
+        return found
+
+
 def _read(path: Path, into: Path | None, *, whole: bool) -> Manifest:
+    with _opened(path) as (tar, source):
+        manifest = _first(tar)
+        if not whole:
+            return manifest
+        source.allow(sum(m.size for m in manifest.members) + (len(manifest.members) + 2) * _PER_MEMBER)
+        for number, member in enumerate(manifest.members):
+            with Path(os.devnull if into is None else into / str(number)).open("wb") as out:
+                _take(tar, member, out)
+        _nothing_more(tar)
+        source.drain()
+        return manifest
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[tarfile.TarFile, _Bounded]]:
+    """An archive to be read from its first byte on; whatever goes wrong meanwhile is a BackupError with its name."""
     try:
         with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) as packed:
             source = _Bounded(packed, MOST_MANIFEST_BYTES + _PER_MEMBER)
             with tarfile.open("", "r|", cast("IO[bytes]", source), bufsize=tarfile.BLOCKSIZE) as tar:
-                manifest = _first(tar)
-                if not whole:
-                    return manifest
-                source.allow(sum(m.size for m in manifest.members) + (len(manifest.members) + 2) * _PER_MEMBER)
-                for number, member in enumerate(manifest.members):
-                    _take(tar, member, None if into is None else into / str(number))
-                _nothing_more(tar)
-            source.drain()
-            return manifest
+                yield tar, source
     except BackupError as error:
         raise BackupError(f"{path.name}: {error}", permanent=True) from None
     except (EOFError, tarfile.ReadError, zlib.error, gzip.BadGzipFile) as error:
@@ -127,7 +151,7 @@ def _first(tar: tarfile.TarFile) -> Manifest:
     return parse_manifest(found.read())
 
 
-def _take(tar: tarfile.TarFile, member: Member, target: Path | None) -> None:
+def _take(tar: tarfile.TarFile, member: Member, out: IO[bytes]) -> None:
     info = tar.next()
     if info is None:
         raise BackupError(f"{member.path} is missing in it", permanent=True)
@@ -140,10 +164,9 @@ def _take(tar: tarfile.TarFile, member: Member, target: Path | None) -> None:
     content = tar.extractfile(info)
     assert content is not None
     digest = hashlib.sha256()
-    with Path(os.devnull if target is None else target).open("wb") as out:
-        while chunk := content.read(_CHUNK):
-            digest.update(chunk)
-            out.write(chunk)
+    while chunk := content.read(_CHUNK):
+        digest.update(chunk)
+        out.write(chunk)
     if digest.hexdigest() != member.sha256:
         raise BackupError(f"{member.path} is not what was archived: its checksum differs", permanent=True)
 

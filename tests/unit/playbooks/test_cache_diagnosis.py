@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from watchdog.playbooks.cache_diagnosis import findings
+from watchdog.playbooks.evidence.cache_diagnosis import findings
 
 LIMITS = {"ttl": 1800.0, "max_size_mb": 64, "max_entries": 100, "strategy": "lru"}
 WELL = {"entries": 50, "memory_usage_mb": 1.0, "expired_entries": 1, "evictions": 0, "hit_rate": 0.9}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 from watchdog.core.permission import Denial
 from watchdog.registry import Duration
@@ -95,6 +95,11 @@ class UnitService:
                     if (await self._look()).verdict != "running":
                         return
                     await news.wait()
+
+    async def properties(self) -> dict[str, Any]:
+        """All that systemd tells of the unit, as D-Bus gives it."""
+        with self._told():
+            return await self._manager.properties(self.unit)
 
     def supervision(self) -> Denial | None:
         """What systemd was doing to the unit when it was last looked at; `until` in the agent's own clock."""

@@ -35,12 +35,20 @@ class Manager:
 
     async def facts(self, unit: str) -> UnitFacts:
         """How the unit is now; one that systemd does not know has `load` not-found."""
+        return unit_facts(unit, *await self._both(unit))
+
+    async def properties(self, unit: str) -> dict[str, Any]:
+        """All that systemd tells of the unit, as D-Bus gives it."""
+        base, service = await self._both(unit)
+        return {**base, **service}
+
+    async def _both(self, unit: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         path = await self._path(unit)
         base = await self._properties(path, f"{SYSTEMD}.Unit")
         service: Mapping[str, Any] = {}
         if unit.endswith(".service"):
             service = await self._properties(path, f"{SYSTEMD}.Service")
-        return unit_facts(unit, base, service)
+        return base, service
 
     async def start(self, unit: str, timeout: float) -> None:
         """Returns when the unit has started, which for `Type=notify` means that it said so."""
