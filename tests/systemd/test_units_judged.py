@@ -61,3 +61,12 @@ def test_users_and_directories_are_made_twice_to_the_same_result(lab: Lab) -> No
     assert "/etc/llm-proxy/credentials root root 700" in before
     groups = set(lab.run("id", "--name", "--groups", "proxywatch").stdout.split())
     assert groups == {"proxywatch", "llm-proxy", "systemd-journal"}
+
+
+def test_the_catalogue_is_taken_and_shown(lab: Lab) -> None:
+    """journalctl takes the catalogue without a complaint and shows a text of it for an id."""
+    lab.booted.write("/usr/lib/systemd/catalog/proxywatch.catalog", (UNITS / "catalog/proxywatch.catalog").read_text())
+    told = lab.run("journalctl", "--update-catalog")
+    assert told.stderr == ""
+    shown = lab.run("journalctl", "--dump-catalog", "27fc25144c644a2f95ec5bc749bc77d2").stdout
+    assert "Defined-By: proxywatch" in shown

@@ -1,5 +1,5 @@
 """The stable ids of what the agent writes to the journal, by the kind of a story's line; the catalogue that systemd
-shows with `journalctl -x` is in systemd/proxywatch.catalog."""
+shows with `journalctl -x` is systemd/catalog/proxywatch.catalog."""
 
 from __future__ import annotations
 
