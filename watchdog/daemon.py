@@ -176,7 +176,7 @@ class Daemon:
             await self.runner.resume()
             self.parts.ready = True
             self.bell.ring()
-            self._notify("READY=1")
+            self._notify(f"READY=1\nSTATUS={self._headline()}")
             log.info("ready: %s", self._headline())
             if view is not None:
                 self._spawn(view(self.parts, self._stop), "view")

@@ -38,6 +38,11 @@ def test_hardening_hides_nothing_that_it_must_measure(watching: Lab, what: str) 
     watching.await_(what, lambda: watching.agent_says("query", MEASURED[what])["result"], 20)
 
 
+def test_the_status_is_worth_reading(watching: Lab) -> None:
+    """`systemctl status` shows the agent's own headline from the moment it is ready."""
+    assert "1 services, 7 probes" in watching.booted.properties(AGENT, "StatusText")["StatusText"]
+
+
 def test_a_hung_worker_of_another_user_is_replaced(watching: Lab) -> None:
     """A worker that is stopped is noticed, replaced over the master's socket, and the incident has the proxy's log."""
     hung = watching.workers()[0]
