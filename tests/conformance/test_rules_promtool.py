@@ -140,6 +140,7 @@ LOOKING_BACK = {
     "WorkerUnstable",
     "ServiceRestartsOften",
     "UnitRestartsOften",
+    "UnitOutOfMemory",
     "LoadIsShed",
     "MemoryStalls",
     "SharedStoreDamaged",

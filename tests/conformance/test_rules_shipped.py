@@ -197,6 +197,12 @@ SCENES = {
         {"ProviderFailing": ("critical", "provider:p")},
     ),
     "no provider": ([sample("providers_usable", 0)], 15, {"NoProviderUsable": ("critical", "providers:llm-proxy")}),
+    "a provider that is slow": (
+        [sample("provider_latency_seconds_mean", 11, provider="p")], 330, {"ProviderSlow": ("warning", "provider:p")},
+    ),
+    "one in five requests to a provider fails": (
+        [sample("provider_error_ratio", 0.2, provider="p")], 150, {"ProviderErrorsHigh": ("warning", "provider:p")},
+    ),
     "rate limit nearly spent": (
         [sample("rate_limit_remaining", 99, provider="p")], 0, {"ProviderRateLimitLow": ("info", "provider:p")},
     ),
@@ -262,6 +268,10 @@ SCENES = {
     "a unit that systemd starts again and again": (
         lambda i: [sample("systemd_unit_restarts_total", i // 4, unit="a.service")], 600,
         {"UnitRestartsOften": ("warning", "")},
+    ),
+    "a unit in which the kernel killed": (
+        lambda i: [sample("systemd_unit_oom_kills_total", min(i, 1), unit="a.service")], 60,
+        {"UnitOutOfMemory": ("warning", "")},
     ),
     "tasks wait for memory": (
         [stalled("memory", "some", "10s", 0.4), stalled("memory", "full", "10s", 0.1)], 60,

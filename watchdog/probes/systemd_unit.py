@@ -29,7 +29,7 @@ from watchdog.errors import ActionError, ProbeError
 from watchdog.probes import Emit, MeasurementError, ProbeContext, ProbeSettings, probes
 from watchdog.registry import Duration
 from watchdog.system.command import CommandResult, run_command
-from watchdog.system.kernel_files import read_small
+from watchdog.system.memory_group import unit_group
 from watchdog.system.systemd.bus import SystemdError
 from watchdog.system.systemd.manager import Manager
 from watchdog.system.systemd.names import UnitName
@@ -46,7 +46,6 @@ _AGES = {
     "inactive_exit_age_seconds": "InactiveExitTimestampMonotonic",
 }
 _PROPERTIES = ("ActiveState", "Job", "ControlGroup", *_INFO.values(), *_FIGURES.values(), *_AGES.values())
-_GROUPS = "/sys/fs/cgroup"
 _RETRY_SECONDS = 30.0
 _WORD = re.compile(r"[a-z][a-z-]{0,39}")
 
@@ -135,19 +134,9 @@ def _samples(unit: str, properties: Mapping[str, str], now: float) -> Iterator[S
     for figure, name in _FIGURES.items():
         if (value := properties.get(name, "")).isdecimal():
             yield Sample(f"systemd_unit_{figure}", float(value), labels)
-    killed = _oom_kills(properties.get("ControlGroup", ""))
-    if killed is not None:
-        yield Sample("systemd_unit_oom_kills_total", killed, labels)
+    group = unit_group(properties.get("ControlGroup", ""))
+    if group is not None:
+        yield Sample("systemd_unit_oom_kills_total", group.oom_kills, labels)
     for figure, name in _AGES.items():
         if (value := properties.get(name, "")).isdecimal() and value != "0":
             yield Sample(f"systemd_unit_{figure}", max(0.0, now - int(value) / 1e6), labels)
-
-
-def _oom_kills(group: str) -> float | None:
-    """From the control group's own count; None where it has none."""
-    try:
-        text = read_small(f"{_GROUPS}{group}/memory.events").decode()
-    except OSError:
-        return None
-    counts = dict(line.split() for line in text.splitlines() if len(line.split()) == 2)
-    return float(counts["oom_kill"]) if group.startswith("/") and "oom_kill" in counts else None
