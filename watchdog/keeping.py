@@ -18,7 +18,8 @@ from watchdog.settings import BackupSettings, Loaded
 log = logging.getLogger("proxywatch.backup")
 
 LOOK = "configuration"
-DAILY = "backups"
+DAILY = "daily-backup"
+NEWS = "backups"
 
 
 class Keeping:
@@ -58,17 +59,11 @@ class Keeping:
 
     def _plan(self, settings: BackupSettings) -> None:
         hour, minute = map(int, settings.daily_at.split(":"))
-        self._schedule.every(LOOK, Pace(settings.look_every), self._look, at_once=False)
-        self._schedule.recur(DAILY, self._daily, cron=f"{minute} {hour} * * *")
-
-    async def _look(self) -> None:
-        await self._keeper.look()
-        await self._measured()
-
-    async def _daily(self) -> None:
-        await self._keeper.daily()
-        await self._measured()
+        self._schedule.every(LOOK, Pace(settings.look_every), self._keeper.look, at_once=False)
+        self._schedule.every(NEWS, Pace(settings.look_every), self._measured)
+        self._schedule.recur(DAILY, self._keeper.daily, cron=f"{minute} {hour} * * *")
 
     async def _measured(self) -> None:
+        """Apart from looking, which may take long while much is judged."""
         if self._pipeline is not None:
-            self._pipeline.ingest_own(DAILY, await asyncio.to_thread(self._keeper.samples))
+            self._pipeline.ingest_own(NEWS, await asyncio.to_thread(self._keeper.samples))

@@ -14,8 +14,7 @@ from watchdog.actions import ActionContext, ActionSettings, Sighting, Survey, ac
 from watchdog.backups.holding import Holding, Piece, read_pieces
 from watchdog.backups.judging import judge_pieces
 from watchdog.backups.minimal import is_minimal, minimal_of
-from watchdog.backups.restoring import to_the_end
-from watchdog.backups.switching import Change, replaced, switch
+from watchdog.backups.switching import Change, replaced, switch, to_the_end
 from watchdog.core.model import Outcome
 from watchdog.errors import ActionError, ProxywatchError
 from watchdog.registry import Duration

@@ -105,7 +105,8 @@ class Keeper:
     def samples(self) -> list[Sample]:
         """As the module says; what is not known is absent."""
         found: list[Sample] = []
-        for name, kept in self._kept.items():
+        for name in tuple(self.vault.holdings):
+            kept = self._kept.get(name, _Kept())
             labels = labels_of(service=name)
             if kept.good is not None:
                 found.append(Sample("proxywatch_configuration_good", float(kept.good), labels))
@@ -124,9 +125,7 @@ class Keeper:
         if not glance or glance == kept.glance:
             return
         pieces = tuple(await asyncio.to_thread(read_pieces, holding))
-        async with self.vault.shelf.lock():
-            with self.vault.shelf.scratch() as scratch:
-                problem = await judge_pieces(holding, pieces, scratch)
+        problem = "" if _same(pieces, kept.pieces) else await self._judged(holding, pieces)
         newest = max(piece.member.modified_ns for piece in pieces) / 1e9
         kept.changed_at = self._clock.now() if kept.glance else newest
         why = "accepted after a change" if kept.glance else "accepted at the start"
@@ -139,6 +138,10 @@ class Keeper:
             return
         kept.pieces = pieces
         await self._ensure(holding, kept, pieces, why)
+
+    async def _judged(self, holding: Holding, pieces: Sequence[Piece]) -> str:
+        with self.vault.shelf.scratch() as scratch:
+            return await judge_pieces(holding, pieces, scratch)
 
     async def _ensure(self, holding: Holding, kept: _Kept, pieces: Sequence[Piece], reason: str) -> None:
         """An archive of these pieces, unless the newest one holds the same."""
@@ -153,12 +156,10 @@ class Keeper:
             manifest = archive.read_manifest(newest.path)
         except BackupError:
             return False
-        wanted = {piece.member.path: piece.member.sha256 for piece in pieces}
-        return wanted == {path: member.sha256 for path, member in manifest.files.items()}
+        return not manifest.minimal and _content(pieces) == {p: m.sha256 for p, m in manifest.files.items()}
 
     async def _archive(self, holding: Holding, kept: _Kept, pieces: Sequence[Piece] | None, reason: str) -> None:
-        async with self.vault.shelf.lock():
-            verdict = await create(self.vault.shelf, holding, now=self._clock.wall(), reason=reason, pieces=pieces)
+        verdict = await create(self.vault.shelf, holding, now=self._clock.wall(), reason=reason, pieces=pieces)
         kept.archive_good, kept.trouble = not verdict.bad, ""
         left_out = verdict.manifest.left_out if verdict.manifest else {}
         for database, why in left_out.items():
@@ -175,3 +176,12 @@ class Keeper:
         if kept.trouble != str(error):
             kept.trouble = str(error)
             log.warning("%s: %s", holding.name, error)
+
+
+def _content(pieces: Sequence[Piece]) -> dict[str, str]:
+    return {piece.member.path: piece.member.sha256 for piece in pieces}
+
+
+def _same(pieces: Sequence[Piece], others: Sequence[Piece]) -> bool:
+    """Word for word, so that the judgement of one is that of the other."""
+    return bool(others) and _content(pieces) == _content(others)

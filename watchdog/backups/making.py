@@ -16,6 +16,7 @@ from watchdog.backups.judging import Verdict, examine
 from watchdog.backups.manifest import FORMAT, Manifest, Member
 from watchdog.backups.minimal import is_minimal
 from watchdog.backups.shelf import Shelf
+from watchdog.backups.switching import to_the_end
 from watchdog.errors import BackupError
 from watchdog.release import __version__
 
@@ -25,9 +26,11 @@ async def create(
 ) -> Verdict:
     """Archives the configuration (or `pieces`, kept from earlier) with the databases of now, then verifies what was
     made; one that does not verify stays, for a person. A database that cannot be copied soundly is left out, with why.
-    Raises BackupError. The lock is held."""
+    Raises BackupError. Takes the lock while it writes."""
+    async with shelf.lock():
+        with shelf.scratch() as scratch:
+            path = await to_the_end(lambda: _create(shelf, holding, scratch, now, reason, pieces))
     with shelf.scratch() as scratch:
-        path = await asyncio.to_thread(_create, shelf, holding, scratch, now, reason, pieces)
         return await examine(path, holding.check, scratch)
 
 

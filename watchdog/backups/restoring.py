@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from watchdog.backups import archive, switching
 from watchdog.backups.databases import trouble_in_place
@@ -22,10 +21,9 @@ from watchdog.backups.judging import Verdict, content_of, examine
 from watchdog.backups.making import create_point
 from watchdog.backups.manifest import Manifest
 from watchdog.backups.shelf import Archive, Shelf
-from watchdog.backups.switching import Change
+from watchdog.backups.switching import Change, to_the_end
 from watchdog.errors import BackupError
 
-T = TypeVar("T")
 Tell = Callable[[str], None]
 
 
@@ -217,13 +215,3 @@ def _covered(holding: Holding, manifest: Manifest) -> list[str]:
             yield from (f"{database}{suffix}" for suffix in ("", *BESIDE_DATABASES))
 
     return list(dict.fromkeys(paths()))
-
-
-async def to_the_end(work: Callable[[], T]) -> T:
-    """In a thread; a cancellation waits until it is done, so that nobody acts beside it."""
-    task = asyncio.create_task(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

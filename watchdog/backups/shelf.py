@@ -25,6 +25,8 @@ _NAME = re.compile(r"(?P<holding>[^/]+)-(?P<at>\d{8}T\d{6}Z)(?:-(?P<number>\d{1,
 _LOCK_SECONDS = 120.0
 _LOCK_RETRY_SECONDS = 0.05
 _SCRATCH = ".scratch-"
+_FORGOTTEN_SECONDS = 3600.0
+"""Nobody works in a directory for scratch that long: whoever made it was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +99,17 @@ class Shelf:
             raise BackupError(f"{self.directory}: cannot be used: {error.strerror}") from error
         try:
             await _locked(descriptor, self.directory)
-            await asyncio.to_thread(self._sweep)
+            os.utime(descriptor)
+            await asyncio.to_thread(self._sweep, os.fstat(descriptor).st_mtime - _FORGOTTEN_SECONDS)
             yield
         finally:
             os.close(descriptor)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A directory for what is unpacked, gone afterwards; the lock is held."""
+        """A directory for what is unpacked, gone afterwards."""
         try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             made = tempfile.mkdtemp(prefix=_SCRATCH, dir=self.directory)
         except OSError as error:
             raise BackupError(f"{self.directory}: cannot be written: {error.strerror}") from error
@@ -114,10 +118,10 @@ class Shelf:
         finally:
             shutil.rmtree(made, ignore_errors=True)
 
-    def _sweep(self) -> None:
+    def _sweep(self, before: float) -> None:
         for directory in (self.directory, self.points):
             for path in directory.glob(".*"):
-                if path.name.startswith(_SCRATCH):
+                if path.name.startswith(_SCRATCH) and path.stat().st_mtime < before:
                     shutil.rmtree(path, ignore_errors=True)
                 elif path.name.endswith(".new"):
                     path.unlink(missing_ok=True)

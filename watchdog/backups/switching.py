@@ -5,18 +5,21 @@ What is killed in between leaves some files of either kind; doing it again ends 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from watchdog.backups.archive import sync_directory
 from watchdog.backups.manifest import Member
 from watchdog.errors import BackupError
 
+T = TypeVar("T")
 _DRAFT = ".proxywatch-new"
 
 
@@ -93,3 +96,13 @@ def replaced(member: Member, content: bytes, modified_ns: int) -> Member:
     """The member with another content."""
     digest = hashlib.sha256(content).hexdigest()
     return member.model_copy(update={"size": len(content), "sha256": digest, "modified_ns": modified_ns})
+
+
+async def to_the_end(work: Callable[[], T]) -> T:
+    """In a thread; a cancellation waits until it is done, so that nobody acts beside it."""
+    task = asyncio.create_task(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

@@ -73,8 +73,7 @@ async def _create(options: argparse.Namespace) -> int:
     for name in options.names or list(vault.holdings):
         holding = _holding(vault, name)
         with _Progress(f"archiving {name}"):
-            async with vault.shelf.lock():
-                made.append(await create(vault.shelf, holding, now=_now(), reason="by hand"))
+            made.append(await create(vault.shelf, holding, now=_now(), reason="by hand"))
     return _say_verdicts(options, made)
 
 
@@ -120,10 +119,8 @@ async def _verify(options: argparse.Namespace) -> int:
     verdicts = []
     for archive in archives:
         holding = vault.holdings.get(archive.holding)
-        with _Progress(f"verifying {archive.name}"):
-            async with vault.shelf.lock():
-                with vault.shelf.scratch() as scratch:
-                    verdicts.append(await examine(archive.path, () if holding is None else holding.check, scratch))
+        with _Progress(f"verifying {archive.name}"), vault.shelf.scratch() as scratch:
+            verdicts.append(await examine(archive.path, () if holding is None else holding.check, scratch))
     return _say_verdicts(options, verdicts)
 
 

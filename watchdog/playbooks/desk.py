@@ -144,19 +144,19 @@ class Desk:
             self.settle(incident.id)
         return touched
 
-    def advance(self, incident_id: int | None, event: IncidentEvent, reason: str = "") -> None:
+    def advance(self, incident_id: int | None, event: IncidentEvent, reason: str = "", *, news: bool = False) -> None:
         """Moves the incident, if there is one and its state can take the event."""
         incident = self.get(incident_id) if incident_id is not None else None
         if incident is not None and (incident.state, event) in TRANSITIONS:
-            self.move(incident.id, event, reason)
+            self.move(incident.id, event, reason, news=news)
 
-    def move(self, incident_id: int, event: IncidentEvent, reason: str = "") -> Incident:
-        """One event over one incident."""
+    def move(self, incident_id: int, event: IncidentEvent, reason: str = "", *, news: bool = False) -> Incident:
+        """One event over one incident. That it was given up is told once, and again if that is `news`."""
         with self.transaction():
             now = self._clock.now()
             incident = transition(self._open[incident_id], event, now, reason)
             if event is IncidentEvent.ESCALATED:
-                news = self._open[incident_id].escalated_at is None or bool(self.unheard(incident))
+                news = news or self._open[incident_id].escalated_at is None or bool(self.unheard(incident))
                 self._put(incident)
                 self.tell(incident_id, "escalated", reason)
                 if news:
