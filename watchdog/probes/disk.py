@@ -3,11 +3,11 @@
 By `path` and `mountpoint` (of its filesystem; where a device is mounted several times the first, as in the series of
 the `system` probe): `disk_size_bytes`, `disk_free_bytes`, `disk_available_bytes` (to ordinary users),
 `disk_used_ratio` (as df computes it, without what is reserved for root), `disk_inodes`, `disk_inodes_free`,
-`disk_inodes_used_ratio` (all three absent where a filesystem has no fixed number of them), `disk_read_only` (0/1). For
-paths under `mount_points` also
-`disk_mounted` (0/1): while it is 0 the other figures are absent, for they would be those of the disk beneath. A change
-of the mount table is announced by the kernel and measured at once. A path that is read-only on purpose wants the
-probe's label `read_only: expected`, so that the shipped rule leaves it alone.
+`disk_inodes_used_ratio` (all three absent where a filesystem has no fixed number of them), `disk_read_only` (0/1; of
+the filesystem, not of a mount: a hardened unit sees most of the host's as read-only mounts). For paths under
+`mount_points` also `disk_mounted` (0/1): while it is 0 the other figures are absent, for they would be those of the
+disk beneath. A change of the mount table is announced by the kernel and measured at once. A path that is read-only on
+purpose wants the probe's label `read_only: expected`, so that the shipped rule leaves it alone.
 Fails, with what it has of the other paths, when a path is not there or cannot be read, or when the kernel hangs on it
 (a dead network filesystem): then it is not begun a second time.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
@@ -104,7 +105,13 @@ class DiskProbe:
         return samples, problems
 
 
-def _attempt(path: Path, mounts: Mapping[str, str], must: bool) -> list[Sample] | str:
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    source: str
+    read_only: bool
+
+
+def _attempt(path: Path, mounts: Mapping[str, _Mount], must: bool) -> list[Sample] | str:
     """The samples of one path, or why there are none."""
     labels = labels_of(path=os.fspath(path))
     mounted = os.fspath(path) in mounts
@@ -113,10 +120,12 @@ def _attempt(path: Path, mounts: Mapping[str, str], must: bool) -> list[Sample] 
         return presence
     try:
         status = os.statvfs(path)
-        labels = labels_of(path=os.fspath(path), mountpoint=_mountpoint_of(os.path.realpath(path), mounts))
     except OSError as error:
         return f"{path}: {error.strerror}"
-    return presence + [Sample(f"disk_{name}", value, labels) for name, value in _figures(status)]
+    nearest = _nearest(os.path.realpath(path), mounts)
+    labels = labels_of(path=os.fspath(path), mountpoint=_known_as(nearest, mounts))
+    read_only = Sample("disk_read_only", float(nearest in mounts and mounts[nearest].read_only), labels)
+    return [*presence, *(Sample(f"disk_{name}", value, labels) for name, value in _figures(status)), read_only]
 
 
 def _figures(status: os.statvfs_result) -> Iterator[tuple[str, float]]:
@@ -130,19 +139,19 @@ def _figures(status: os.statvfs_result) -> Iterator[tuple[str, float]]:
         yield "inodes", status.f_files
         yield "inodes_free", status.f_ffree
         yield "inodes_used_ratio", (status.f_files - status.f_ffree) / status.f_files
-    yield "read_only", float(bool(status.f_flag & os.ST_RDONLY))
 
 
-def _mounts() -> Mapping[str, str]:
-    """What is mounted where: the source by mount point, in the order of mounting."""
+def _mounts() -> Mapping[str, _Mount]:
+    """What is mounted where, by mount point, in the order of mounting; proc_pid_mountinfo(5)."""
     try:
         lines = read_whole(_MOUNT_TABLE).splitlines()
     except OSError as error:
         raise ProbeError(f"{_MOUNT_TABLE}: {error.strerror}") from error
-    found: dict[str, str] = {}
+    found: dict[str, _Mount] = {}
     for line in lines:
         fields = line.split(b" ")
-        found[_unescaped(fields[4])] = _unescaped(fields[fields.index(b"-") + 2])
+        _, source, options = fields[fields.index(b"-") + 1 :][:3]
+        found[_unescaped(fields[4])] = _Mount(_unescaped(source), b"ro" in options.split(b","))
     return found
 
 
@@ -151,8 +160,12 @@ def _unescaped(field: bytes) -> str:
     return os.fsdecode(field.decode("unicode_escape").encode("latin-1"))
 
 
-def _mountpoint_of(path: str, mounts: Mapping[str, str]) -> str:
+def _nearest(path: str, mounts: Mapping[str, _Mount]) -> str:
     around = [place for place in mounts if place == "/" or path == place or path.startswith(f"{place}/")]
-    nearest = max(around, key=len, default="/")
-    device = mounts.get(nearest, "")
-    return next(place for place in mounts if mounts[place] == device) if device.startswith("/dev/") else nearest
+    return max(around, key=len, default="/")
+
+
+def _known_as(place: str, mounts: Mapping[str, _Mount]) -> str:
+    """A device that is mounted several times is known by the first."""
+    device = mounts[place].source if place in mounts else ""
+    return next(p for p in mounts if mounts[p].source == device) if device.startswith("/dev/") else place

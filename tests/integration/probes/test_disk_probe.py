@@ -58,6 +58,18 @@ async def test_the_figures_are_those_of_df(tmp_path: Path, http: HttpClient) -> 
 
 
 @IS_ROOT
+async def test_a_read_only_mount_of_a_writable_filesystem_is_no_fault_of_the_disk(
+    tmp_path: Path, http: HttpClient
+) -> None:
+    """Under ProtectSystem=strict a unit sees /var/log as read-only, and the disk is well: the filesystem is asked."""
+    place = tmp_path / "seen"
+    async with tmpfs(place, "size=1m"):
+        await asyncio.to_thread(subprocess.run, ("mount", "-o", "remount,bind,ro", place), check=True)
+        assert os.statvfs(place).f_flag & os.ST_RDONLY
+        assert figures((await probe_of(http, paths=[place]).measure()).samples, place)["read_only"] == 0
+
+
+@IS_ROOT
 async def test_a_mount_and_its_loss_are_announced(tmp_path: Path, http: HttpClient) -> None:
     """Without waiting for the interval: mounted with its figures (and read-only), then missing and nothing else."""
     place = tmp_path / "a b"
