@@ -13,8 +13,6 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import sdnotify
-
 from watchdog.api.app import create_app
 from watchdog.api.headline import headline
 from watchdog.api.parts import Parts
@@ -47,6 +45,7 @@ from watchdog.store.runs import Runs
 from watchdog.supervisors import Supervisors
 from watchdog.system.http import HttpClient
 from watchdog.system.proxy_api import ProxyApi
+from watchdog.system.service_manager import ServiceManager
 from watchdog.system.services import ServiceContext, ServiceController, ServiceSettings, services
 from watchdog.system.systemd.bus import SystemBus
 from watchdog.triggers import Triggers
@@ -142,7 +141,7 @@ class Daemon:
             probe_now=self.rounds.run_now,
         )
         self._control = ControlServer(create_app(self.parts), files.loaded.control_socket)
-        self._systemd = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
+        self._systemd = ServiceManager(os.environ)
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -176,7 +175,7 @@ class Daemon:
             await self.runner.resume()
             self.parts.ready = True
             self.bell.ring()
-            self._notify(f"READY=1\nSTATUS={self._headline()}")
+            self._systemd.tell("READY=1", self._headline())
             log.info("ready: %s", self._headline())
             if view is not None:
                 self._spawn(view(self.parts, self._stop), "view")
@@ -197,7 +196,7 @@ class Daemon:
             return await self._reload()
 
     async def _reload(self) -> str:
-        self._notify("RELOADING=1")
+        self._systemd.tell("RELOADING=1")
         try:
             files = await asyncio.to_thread(read_files, self._file)
             config = files.loaded.config
@@ -206,7 +205,7 @@ class Daemon:
             self.parts.reload_error = str(error)
             raise error if isinstance(error, ConfigError) else ConfigError(str(error), file=str(self._file)) from error
         finally:
-            self._notify("READY=1")
+            self._systemd.tell("READY=1")
         await self.keeping.before_change()
         added = {name: settings for name, settings in config.services.items() if name not in self.services}
         self._build_services(config)
@@ -261,11 +260,11 @@ class Daemon:
 
     async def _feed_watchdog(self) -> None:
         """WATCHDOG=1 only while the scheduler itself advances: a loop that merely turns proves nothing."""
-        limit = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
+        limit = self._systemd.watchdog_seconds
         while True:
             await asyncio.sleep(min(5.0, limit / 3) if limit else 5.0)
             if self.clock.now() - self.schedule.advanced_at < 3 * SELF_SECONDS:
-                self._notify(f"WATCHDOG=1\nSTATUS={self._headline()}")
+                self._systemd.tell("WATCHDOG=1", self._headline())
 
     async def _persistently(self, work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
         """Telling people goes on as soon as the store can be written again."""
@@ -344,7 +343,7 @@ class Daemon:
                     self.parts.unstarted.pop(name, None)
 
     async def _shut_down(self, with_services: bool) -> None:
-        self._notify("STOPPING=1")
+        self._systemd.tell("STOPPING=1")
         self._stop.set()
         await self.rounds.end()
         await self.supervisors.end()
@@ -364,8 +363,7 @@ class Daemon:
         await self.http.close()
         self._bus.close()
         self.database.close()
-        if self._systemd is not None:
-            self._systemd.socket.close()
+        self._systemd.close()
         log.info("stopped")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -385,10 +383,6 @@ class Daemon:
 
     failed = False
     """Whether a part of the daemon ended by a bug; the exit code is 1 then."""
-
-    def _notify(self, message: str) -> None:
-        if self._systemd is not None:
-            self._systemd.notify(message)
 
     def _headline(self) -> str:
         return headline(self.parts)
