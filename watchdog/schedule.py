@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from zlib import crc32
 
 from watchdog.clock import Clock
 from watchdog.core.model import Sample, labels_of
@@ -29,6 +30,35 @@ class Pace:
     jitter: float = 0.0
 
 
+def _share(name: str) -> float:
+    """In (0, 1], and the same for a name at every start."""
+    return (crc32(name.encode()) + 1) / 2**32
+
+
+def _paced(pace: Pace, gap: float) -> Any:
+    """A trigger of that pace whose first gap, after any run that it has not planned itself, is `gap` seconds."""
+    from apscheduler.triggers.interval import IntervalTrigger
+
+    class Paced(IntervalTrigger):  # type: ignore[misc]  # it has no types
+        """Asked twice about the same run, it says the same."""
+
+        planned: datetime | None = None
+        last: datetime | None = None
+
+        def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime | None:
+            if previous is None or previous != self.last:
+                planned_it = previous is None or previous == self.planned
+                self.planned = (
+                    super().get_next_fire_time(previous, now)
+                    if previous is None or planned_it
+                    else previous + timedelta(seconds=gap)
+                )
+                self.last = previous
+            return self.planned
+
+    return Paced(seconds=pace.interval, timezone="UTC", jitter=pace.jitter or None)
+
+
 class Schedule:
     """Jobs by name. A job that is still running when its next slot comes is not started twice (`max_instances=1`),
     late runs are not dropped (`misfire_grace_time=None`) and missed slots are made up for once (`coalesce`)."""
@@ -45,6 +75,9 @@ class Schedule:
         )
         self._scheduler.add_listener(self._overran, EVENT_JOB_MAX_INSTANCES | EVENT_JOB_MISSED)
         self._late: dict[str, float] = {}
+        self._expected: dict[str, float] = {}
+        self._irregular: set[str] = set()
+        """Jobs whose coming run is at no time that their trigger gave: the first one, or because the clock was set."""
         self._overruns: dict[str, int] = {}
         self._recurring: set[str] = set()
         self._wall_ahead = clock.wall() - clock.now()
@@ -61,23 +94,25 @@ class Schedule:
             self._scheduler.shutdown(wait=False)
 
     def every(self, name: str, pace: Pace, work: Work, *, at_once: bool = True) -> None:
-        """Adds or replaces a job."""
-        expected = [self._clock.now() + (0.0 if at_once else pace.interval)]
+        """Adds or replaces a job. The gap after its first run is shorter than its interval, by a share that its name
+        decides: jobs that begin together must not all come due together for ever after."""
+        gap = pace.interval * _share(name)
+        self._expected[name] = self._clock.now() + (0.0 if at_once else pace.interval)
+        self._irregular.add(name)
 
         async def run() -> None:
-            now = self._clock.now()
+            now, expected = self._clock.now(), self._expected.get(name, 0.0)
             self.advanced_at = now
-            self._late[name] = max(0.0, now - expected[0] - pace.jitter)
-            expected[0] = max(now, expected[0] + pace.interval)
+            self._late[name] = max(0.0, now - expected - pace.jitter)
+            self._expected[name] = max(now, expected + (gap if name in self._irregular else pace.interval))
+            self._irregular.discard(name)
             with contextlib.suppress(asyncio.CancelledError):
                 await work()
 
         first = datetime.fromtimestamp(self._clock.wall(), tz=self._scheduler.timezone)
         self._scheduler.add_job(
             run,
-            "interval",
-            seconds=pace.interval,
-            jitter=pace.jitter or None,
+            _paced(pace, gap),
             id=name,
             replace_existing=True,
             next_run_time=first + timedelta(seconds=0.0 if at_once else pace.interval),
@@ -108,6 +143,9 @@ class Schedule:
         now = datetime.fromtimestamp(self._clock.wall(), tz=self._scheduler.timezone)
         for job in self._scheduler.get_jobs():
             recurs = job.id in self._recurring
+            if not recurs:
+                self._expected[job.id] = self._clock.now()
+                self._irregular.add(job.id)
             job.modify(next_run_time=job.trigger.get_next_fire_time(None, now) if recurs else now)
 
     def remove(self, name: str) -> None:
@@ -119,6 +157,8 @@ class Schedule:
         except JobLookupError as error:
             raise KeyError(name) from error
         self._late.pop(name, None)
+        self._expected.pop(name, None)
+        self._irregular.discard(name)
         self._recurring.discard(name)
 
     def samples(self) -> list[Sample]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,13 +22,15 @@ class Database:
     """A connection used from the event loop's thread only.
 
     Statements take some tens of microseconds, so they run in line: a decision and its record cannot be torn apart by
-    another task. `synchronous=FULL`: a committed intent survives a power cut too, before its effect begins.
+    another task. Whatever is committed survives `kill -9`; a power cut takes back the last moments, whole transactions
+    from the end, unless they were flushed: what must not be forgotten once something is begun asks for `flush`.
     """
 
     def __init__(self, path: Path) -> None:
         """Opens and migrates `path`, making its directory. Raises StoreError with a hint if that cannot be."""
         self.path = path
         self._rollbacks = 0
+        self._flush_wanted = False
         self._touched: dict[str, int] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
@@ -37,7 +40,7 @@ class Database:
         try:
             self._connection.row_factory = sqlite3.Row
             self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute("PRAGMA foreign_keys=ON")
             self._migrate()
         except (sqlite3.Error, StoreError) as error:
@@ -56,6 +59,25 @@ class Database:
             return self._connection.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"{self.path}: cannot be read: {error}", hint=HINT) from error
+
+    def flush(self) -> None:
+        """What is committed by now, or by the end of the transaction that is open, survives a power cut too. Raises
+        StoreError, also from the transaction's end. Some milliseconds."""
+        self._flush_wanted = True
+        if not self._connection.in_transaction:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._flush_wanted = False
+        try:
+            # The log is written in order, so its last transaction is safe only with all that came before.
+            descriptor = os.open(f"{self.path}-wal", os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be written: {error}", hint="is the disk full?") from error
 
     def stamp(self, topic: str) -> Stamp:
         """Another one after every `touch` of the topic and every rollback: what was read under the same stamp may be
@@ -83,10 +105,13 @@ class Database:
         try:
             yield
             self._commit()
+            if self._flush_wanted:
+                self._flush()
         except BaseException:
             # Also after a failed COMMIT: a transaction left open would swallow everything written from then on.
             self._connection.rollback()
             self._rollbacks += 1
+            self._flush_wanted = False
             raise
 
     def _commit(self) -> None:

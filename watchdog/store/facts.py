@@ -43,6 +43,7 @@ class Facts:
             "INSERT INTO facts (name, body) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET body = excluded.body",
             (name, json.dumps(value)),
         )
+        self._database.flush()
 
     def pauses(self, now: float) -> tuple[Pause, ...]:
         """The reasons in force at `now`."""

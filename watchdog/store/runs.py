@@ -92,7 +92,9 @@ class Runs:
 
     def approve(self, run: Run, approval: Approval) -> Run:
         """Writes what a person was asked, or answered; returns the run with it."""
-        return self._place(replace(self.get(run.id) or run, approval=approval))
+        placed = self._place(replace(self.get(run.id) or run, approval=approval))
+        self._database.flush()
+        return placed
 
     def _place(self, run: Run) -> Run:
         position = {
@@ -194,6 +196,7 @@ class Runs:
             ),
         )
         self._database.touch(_EFFECTS)
+        self._database.flush()
         return _effect(self._database.query("SELECT * FROM effects WHERE id = ?", (cursor.lastrowid,))[0])
 
     def conclude(self, effect: Effect, outcome: Outcome, note: str, now: float) -> None:

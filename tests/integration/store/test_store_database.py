@@ -37,7 +37,7 @@ def test_an_empty_place_becomes_the_newest_schema(tmp_path: Path) -> None:
     database = Database(path)
     assert version(path) == NEWEST
     assert database.query("PRAGMA journal_mode")[0][0] == "wal"
-    assert database.query("PRAGMA synchronous")[0][0] == 2
+    assert database.query("PRAGMA synchronous")[0][0] == 1
     assert database.query("PRAGMA foreign_keys")[0][0] == 1
     database.close()
 
