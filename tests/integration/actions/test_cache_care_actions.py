@@ -38,3 +38,10 @@ async def test_compaction_tells_what_went(make: Any, proxy: ProxyApi) -> None:
     """Of an empty cache nothing."""
     said = await make("compact_cache", CACHE, proxy).perform({})
     assert said == "0 damaged, 0 expired and 0 unused entries removed of 0; 0.0 MB are left"
+
+
+async def test_what_matches_is_forgotten(make: Any, proxy: ProxyApi) -> None:
+    """The proxy takes the selector, and says how many answers there were."""
+    forget = make("invalidate_cache", CACHE, proxy, model="gpt-*", older_than="1h")
+    assert forget.describe() == "forget answers in the cache of llm-proxy: model gpt-*, older than 1h"
+    assert await forget.perform({}) == "0 answers forgotten"

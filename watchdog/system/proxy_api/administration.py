@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -37,6 +38,10 @@ class AdminCalls(Caller):
         """Retires one key of a provider after a grace, or takes it back."""
         path = f"/api/providers/{quote(provider, safe='')}/keys/{quote(key, safe='')}"
         return await self._administer("POST", path, {"state": state, "grace_seconds": grace_seconds}, timeout)
+
+    async def invalidate_cache(self, selector: Mapping[str, str], timeout: float = 30.0) -> dict[str, Any]:
+        """Forgets the answers that match. What the proxy says it did."""
+        return await self._administer("POST", "/api/cache/invalidate", selector, timeout)
 
     async def cache_config(self, timeout: float = 5.0) -> dict[str, Any]:
         """The caches' settings that are in force, by cache."""
