@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from watchdog.core.permission import Denial
 
@@ -12,8 +13,13 @@ def moment(at: float | None) -> dict[str, object] | None:
     """`{"epoch": seconds, "iso": "2026-01-31T12:00:00.000Z"}`; None stays None."""
     if at is None:
         return None
-    text = datetime.fromtimestamp(at, tz=UTC).isoformat(timespec="milliseconds")
-    return {"epoch": round(at, 3), "iso": text.replace("+00:00", "Z")}
+    return {"epoch": round(at, 3), "iso": _iso(at)}
+
+
+@lru_cache(maxsize=16_384)
+def _iso(at: float) -> str:
+    """The same moments of hundreds of incidents are shown again at every answer."""
+    return datetime.fromtimestamp(at, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def number(value: float) -> float | str:

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from watchdog.clock import Clock
 from watchdog.core.grouping import GroupingState
 from watchdog.core.routing import Delivery
-from watchdog.store.database import Database
+from watchdog.store.database import Database, Stamp
 
 LEASE_SECONDS = 90.0
 """Longer than any one attempt may take, so that no row is ever in two hands."""
@@ -63,6 +63,7 @@ class Outbox:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._grouping: tuple[Stamp, GroupingState] | None = None
         self.on_put: Callable[[], None] | None = None
 
     def put(self, delivery: Delivery) -> bool:
@@ -169,9 +170,17 @@ class Outbox:
             "INSERT INTO facts (name, body) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET body = excluded.body",
             (GROUPING_FACT, body),
         )
+        self._database.touch(GROUPING_FACT)
+        self._grouping = (self._database.stamp(GROUPING_FACT), state)
 
     def load_grouping(self) -> GroupingState:
-        """The state as last saved, or an empty one."""
+        """The state as last saved, or an empty one; it is read again only when a transaction took something back."""
+        stamp = self._database.stamp(GROUPING_FACT)
+        if self._grouping is None or self._grouping[0] != stamp:
+            self._grouping = (stamp, self._read_grouping())
+        return self._grouping[1]
+
+    def _read_grouping(self) -> GroupingState:
         rows = self._database.query("SELECT body FROM facts WHERE name = ?", (GROUPING_FACT,))
         if not rows:
             return GroupingState()
