@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 from watchdog.core.incidents import IncidentEvent
 from watchdog.core.ladder import RungOutcome
@@ -73,9 +74,12 @@ class Attempts:
             if ended is not None:
                 return ended
             last = self._effects.tries(run, rung, attempt, index) >= step.retries
-            outcome, note = await self._effects.perform(run, rung, attempt, index, last=last)
-            if outcome is not Outcome.NOT_DONE:
-                return outcome, note
+            leave = partial(self._clearance.lasts, run, playbook, rung, begun=begun)
+            result = await self._effects.perform(run, rung, attempt, index, last=last, leave=leave)
+            if result is None:
+                continue
+            if result[0] is not Outcome.NOT_DONE:
+                return result
             begun = True
             await asyncio.sleep(step.retry_pause)
 

@@ -114,6 +114,16 @@ class Clearance:
                 pause = min(pause, decision.until - now)
             await self._bell.wait(max(0.02, pause))
 
+    def lasts(self, run: Run, playbook: Playbook, rung: Rung, *, begun: bool) -> bool:
+        """Whether a run that was allowed still is: looking at the world takes time, in which anything may happen. One
+        that has not begun gives its target free if not."""
+        self.heed(run)
+        wish = replace(self.wish(self._runs.get(run.id) or run, playbook, rung), begun=begun)
+        allowed = self.guards.ask(wish, playbook, run.incident_id).allowed
+        if not allowed and not begun:
+            self.guards.unlock(run)
+        return allowed
+
     def heed(self, run: Run) -> None:
         """Between two effects a person's cancellation is obeyed."""
         if run.id in self.cancelled:

@@ -51,11 +51,12 @@ class Effects:
         return found
 
     async def perform(
-        self, run: Run, rung: Rung, attempt: int, index: int, *, last: bool = True
-    ) -> tuple[Outcome, str]:
+        self, run: Run, rung: Rung, attempt: int, index: int, *, last: bool, leave: Callable[[], bool]
+    ) -> tuple[Outcome, str] | None:
         """The step at `index` of `rung.all_steps`, once: done or failed, with what was seen; not done if it failed,
         this is not the `last` try, and the world shows that nothing has happened. The way back is charged to no budget:
-        it only takes back what was. Raises StoreError, before the effect if its intent cannot be written."""
+        it only takes back what was. None if `leave` to act, asked once the world has been surveyed, is gone by then.
+        Raises StoreError, before the effect if its intent cannot be written."""
         step = rung.all_steps[index]
         action = build(step, self._within(run))
         try:
@@ -66,6 +67,8 @@ class Effects:
             why = str(error) or f"no answer within {format_duration(LOOK_SECONDS)}"
             self._desk.tell(run.incident_id, "failed", f"{kind_of(step)}: cannot survey: {why}")
             return Outcome.FAILED, why
+        if not leave():
+            return None
         with self._desk.transaction():
             effect = self._runs.intend(
                 run,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from watchdog.clock import Clock
+from watchdog.core.model import Outcome
 from watchdog.core.past_effects import PastEffects
 from watchdog.core.permission import Decision, Denial, Facts, Limits, PastEffect, Wish
 from watchdog.core.policy import decide
@@ -81,7 +82,8 @@ class Guards:
         """What other runs were allowed and have not begun yet."""
         for other, (wish, since) in self._promised.items():
             if other != run_id:
-                mine = [e for e in self._runs.effects_of(other) if e.intended_at >= since]
+                tried = [e for e in self._runs.effects_of(other) if e.intended_at >= since]
+                mine = [e for e in tried if e.outcome is not Outcome.NOT_DONE]
                 left = wish.effects - sum(e.disruptive == wish.disruptive for e in mine)
                 yield from [PastEffect(wish.playbook, str(wish.target), now, wish.disruptive)] * left
 
@@ -99,7 +101,7 @@ class Guards:
                 troubles={str(wish.target): self._desk.incidents.troubles_of(str(wish.target), now - reach)},
                 running=dict(self._acting),
                 stopped_on_purpose=self._stopped_on_purpose(),
-                only_remote_faults=self._only_remote(incident_id),
+                only_remote_faults=self._only_remote(incident_id, str(wish.target)),
                 maintenance=around.maintenance(now),
                 storm=storm,
                 check=around.check(storm),
@@ -109,9 +111,10 @@ class Guards:
         except StoreError:
             return Facts(started_at=self._started_at, readable=False)
 
-    def _only_remote(self, incident_id: int | None) -> bool:
-        """A provider is in trouble, and this incident shows only symptoms that the provider explains."""
-        incident = self._desk.get(incident_id) if incident_id is not None else None
+    def _only_remote(self, incident_id: int | None, target: str) -> bool:
+        """A provider is in trouble, and this incident, or the one that the target has by now, shows only symptoms that
+        the provider explains."""
+        incident = self._desk.get(incident_id) if incident_id is not None else self._desk.on(target)
         alerts = self._desk.alerts_of(incident) if incident is not None else []
         if not alerts or not all(SYMPTOM in alert.labels for alert in alerts):
             return False

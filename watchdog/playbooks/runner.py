@@ -17,6 +17,7 @@ from watchdog.clock import Clock
 from watchdog.core.incidents import Incident, IncidentEvent
 from watchdog.core.ladder import Attempt, Exhausted, Finished, RungLimit, RungOutcome, Try, next_move
 from watchdog.core.model import IncidentState
+from watchdog.core.permission import Wish
 from watchdog.core.targets import parse_target
 from watchdog.errors import ActionError, StoreError
 from watchdog.playbooks.attempts import Attempts
@@ -168,27 +169,37 @@ class Runner:
         playbook = self.playbooks.get(run.playbook)
         if playbook is None:
             self._cancel(run, f"playbook {run.playbook} is no longer there")
+            self._release(run)
             return
         if run.incident_id is not None:
             self._incidents[run.incident_id] = run
         # A rung that has acted holds its target again before any other run asks for it.
-        if self._begun(run, playbook):
-            self.guards.lock(run)
+        rest = self._rest(run, playbook)
+        if rest is not None:
+            self.guards.lock(run, rest)
         self._spawn(run, playbook)
         # Only a line of the story: `_guarded` waits for a store that cannot be written, and says so.
         with contextlib.suppress(StoreError):
             self._desk.tell(run.incident_id, "resumed", f"run {run.id} goes on where it was left")
 
-    def _begun(self, run: Run, playbook: Playbook) -> bool:
+    def _rest(self, run: Run, playbook: Playbook) -> Wish | None:
+        """What is left of a rung that was begun, for it was allowed and still counts; None if none was begun."""
         move = next_move([RungLimit(rung.rung, rung.attempts) for rung in playbook.ladder], run.attempts)
-        return isinstance(move, Try) and bool(self._effects.done(run, playbook.ladder[move.index], move.attempt))
+        if not isinstance(move, Try):
+            return None
+        rung = playbook.ladder[move.index]
+        done = self._effects.done(run, rung, move.attempt)
+        if not done:
+            return None
+        wish = self.clearance.wish(run, playbook, rung)
+        spent = sum(e.disruptive == wish.disruptive for index, e in done.items() if index < len(rung.steps))
+        return replace(wish, effects=max(0, wish.effects - spent))
 
     def _cancel(self, run: Run, why: str) -> None:
         with self._desk.transaction():
             self._desk.tell(run.incident_id, "cancelled", why)
             self._runs.end(run, "cancelled", self._clock.now())
             self._desk.advance(run.incident_id, IncidentEvent.RUN_ENDED)
-        self._release(run)
 
     async def stop(self) -> None:
         """Ends the tasks; the runs stay as they are in the store and go on at the next start."""
@@ -209,26 +220,30 @@ class Runner:
         task.add_done_callback(lambda _task: self._tasks.pop(run.id, None))
 
     async def _guarded(self, run: Run, playbook: Playbook) -> None:
-        # A cancelled run (`stop`) is not released: it stays unended in the store, so its incident must stay busy.
+        # A cancelled task (`stop`) releases nothing: the run stays unended in the store, so its incident stays busy.
         while True:
             try:
-                await self._drive(run, playbook)
-            except OverError:
-                self._cancel(run, "what it answers no longer fires, and nothing had to be done")
-                return
-            except CancelledError as error:
-                self._give_up(run, str(error))
-                return
+                await self._to_its_end(run, playbook)
             except StoreError as error:
                 log.critical("run %s stands still until the store is back: %s", run.id, error)
                 run = await self._when_remembered(run)
-                continue
-            except Exception:
-                log.exception("run %s of %s failed by a bug of ours; a person is told", run.id, playbook.name)
-                with contextlib.suppress(StoreError):
-                    self._escalate(run, "exhausted", "proxywatch itself failed while running the playbook; see its log")
-            break
+            else:
+                break
         self._release(run)
+
+    async def _to_its_end(self, run: Run, playbook: Playbook) -> None:
+        """Whatever that is. Raises StoreError if it cannot be written: then the run has not ended."""
+        try:
+            await self._drive(run, playbook)
+        except OverError:
+            self._cancel(run, "what it answers no longer fires, and nothing had to be done")
+        except CancelledError as error:
+            self._give_up(run, str(error))
+        except StoreError:
+            raise
+        except Exception:
+            log.exception("run %s of %s failed by a bug of ours; a person is told", run.id, playbook.name)
+            self._escalate(run, "exhausted", "proxywatch itself failed while running the playbook; see its log")
 
     async def _when_remembered(self, run: Run) -> Run:
         """Waits until the store works again and what was begun without a record is reconciled."""
@@ -277,7 +292,6 @@ class Runner:
                 return
             rung = playbook.ladder[move.index]
             outcome, note = await self._attempts.make(run, playbook, rung, move.attempt)
-            self.guards.unlock(run)
             with self._desk.transaction():
                 run = self._runs.attempted(run, Attempt(rung.rung, outcome, note))
                 self._desk.tell(
@@ -285,6 +299,8 @@ class Runner:
                 )
                 if outcome is RungOutcome.FAILED:
                     self._desk.advance(run.incident_id, IncidentEvent.RUNG_FAILED)
+            # Only now: what cannot be written yet is verified once more, and nobody else may touch the target before.
+            self.guards.unlock(run)
 
     async def _well_after_all(self, run: Run, playbook: Playbook) -> str | None:
         """The last look before a person is called: the rung whose health arrived only now, and held. None where it did
@@ -339,7 +355,10 @@ class Runner:
             if run.incident_id is None:
                 self._desk.tell(None, "failed", f"run {run.id} of {run.playbook}: {reason}")
             else:
-                self._desk.advance(run.incident_id, IncidentEvent.ESCALATED, reason)
+                # People know of the incident already, and wait for what became of the last resort.
+                playbook = self.playbooks.get(run.playbook)
+                last = playbook is not None and playbook.last_resort
+                self._desk.advance(run.incident_id, IncidentEvent.ESCALATED, reason, news=last)
 
 
 def page_if_needed(

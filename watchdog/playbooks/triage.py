@@ -100,8 +100,12 @@ class Triage:
                 self._runner.begin(incident, playbook, incident.key)
             case IncidentState.VERIFYING if not self._kept_at_bay(incident, playbook):
                 self._runner.begin(incident, playbook, incident.key)
-            case IncidentState.ESCALATED if self._may_retry(incident, playbook):
-                self._runner.begin(incident, playbook, incident.key)
+            case IncidentState.ESCALATED:
+                refused = self._retry_refused(incident, playbook)
+                if refused is None:
+                    self._runner.begin(incident, playbook, incident.key)
+                else:
+                    self._tell_unhandled(incident, refused)
             case IncidentState.VERIFYING:
                 labels = {**dict(incident.labels), **parse_target(incident.key).labels}
                 page_if_needed(self._desk, self._verifier, incident, playbook, labels)
@@ -109,9 +113,9 @@ class Triage:
             case _:
                 self._tell_unhandled(incident)
 
-    def _tell_unhandled(self, incident: Incident) -> None:
-        """Tells of alerts that nothing repairs and of which nobody has heard, each once an incident: what joins an
-        incident that people know of may be another trouble, or a worse one."""
+    def _tell_unhandled(self, incident: Incident, given_up: str = "") -> None:
+        """Tells of alerts that nothing repairs, or not now because that was `given_up`, and of which nobody has heard,
+        each once an incident: what joins an incident that people know of may be another trouble, or a worse one."""
         incident = self._desk.get(incident.id) or incident
         kind = parse_target(incident.key).kind
         whys = []
@@ -121,6 +125,8 @@ class Triage:
                 whys.append(f"{incident.hands_off} cancelled its repair")
             elif not any(playbook.autonomy in _ACTING for playbook in found):
                 whys.append(self._runner.intention(incident, found[0]) if found else "no playbook answers it")
+            elif given_up:
+                whys.append(f"its repair was given up and may not be tried again yet: {given_up}")
         if whys:
             why = "; ".join(dict.fromkeys(whys))
             with self._desk.transaction():
@@ -138,14 +144,17 @@ class Triage:
             return False
         return not playbook.at_bay or self._verifier.holds(fill(playbook.at_bay, labels))
 
-    def _may_retry(self, incident: Incident, playbook: Playbook) -> bool:
+    def _retry_refused(self, incident: Incident, playbook: Playbook) -> str | None:
         """After a person was told, trying goes on as far as the guards allow, with the longest backoff between runs; at
-        once for another trouble of the same target, whose playbook was not tried yet."""
+        once for another trouble of the same target, whose playbook was not tried yet. None if it may go on, why the
+        guards refuse, and nothing while it is too early to ask them."""
         last = self._runs.last_of_incident(incident.id)
         if last is None or last.ended_at is None:
-            return False
+            return ""
         too_early = self._clock.now() < last.ended_at + self._guards.limits.backoff_max
         if too_early and playbook.name in self._runs.tries(incident.id):
-            return False
+            return ""
         rung = next((r for r in playbook.ladder if r.steps), playbook.ladder[0])
-        return self._guards.ask(self._runner.clearance.wish(last, playbook, rung), playbook, incident.id).allowed
+        wish = self._runner.clearance.wish(last, playbook, rung)
+        denials = self._guards.ask(wish, playbook, incident.id).denials
+        return denials[0].text if denials else None

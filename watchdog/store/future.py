@@ -23,6 +23,14 @@ _PAST = (
     ("outbox", "created_at"),
     ("outbox", "ended_at"),
 )
+_MOMENTS = ("started_at", "opened_at", "acted_at", "escalated_at", "resolved_at", "acknowledged_at")
+"""Of an incident's body, from which its row is written again at its next change."""
+_QUESTIONS = """
+UPDATE runs SET position = json_set(position, '$.approval.asked_at', ?, '$.approval.until',
+    ? + json_extract(position, '$.approval.until') - json_extract(position, '$.approval.asked_at'))
+WHERE ended_at IS NULL AND json_extract(position, '$.approval.asked_at') > ?
+"""
+"""What a person was asked in the future expires as long after now as it would have after that."""
 
 
 def bring_back(database: Database, outbox: Outbox, now: float) -> int:
@@ -33,6 +41,11 @@ def bring_back(database: Database, outbox: Outbox, now: float) -> int:
         for table, column in _PAST:
             statement = f"UPDATE {table} SET {column} = ? WHERE {column} > ?"  # noqa: S608 - names from the table above
             changed += database.execute(statement, (now, now)).rowcount
+        for moment in _MOMENTS:
+            path = f"$.{moment}"
+            statement = "UPDATE incidents SET body = json_set(body, ?, ?) WHERE json_extract(body, ?) > ?"
+            changed += database.execute(statement, (path, now, path, now)).rowcount
+        changed += database.execute(_QUESTIONS, (now, now, now)).rowcount
         latest = now + LONGEST_BACKOFF_SECONDS
         changed += database.execute(
             "UPDATE outbox SET due_at = ? WHERE ended_at IS NULL AND due_at > ?", (latest, latest)

@@ -12,6 +12,7 @@ from watchdog.clock import FakeClock
 from watchdog.core.grouping import Group, GroupingState
 from watchdog.core.incidents import open_incident
 from watchdog.core.model import Alert, AlertState, TimelineEntry, labels_of
+from watchdog.core.permission import Approval
 from watchdog.core.routing import Delivery, RouteMatch
 from watchdog.store.database import Database
 from watchdog.store.future import bring_back, dated_by
@@ -50,11 +51,21 @@ def test_what_is_dated_in_the_future_counts_as_of_now(database: Database) -> Non
     match = RouteMatch("root", "mail", (), 30.0, 300.0, 3600.0, 0.0)
     outbox.put(Delivery("k", "mail", "g", (), (), 0, LATER, integration="email[0]"))
     outbox.save_grouping(GroupingState((Group(match, "g", (), due_at=LATER, sent_at=LATER, paged_at=LATER),), 1))
+    asking = Runs(database).begin(
+        incident_id=incident.id, playbook="ask", target="service:web", trigger="alert", labels={}, now=LATER
+    )
+    Runs(database).approve(asking, Approval(LATER, LATER + 60))
     assert bring_back(database, outbox, NOW) > 0
+    asked = Runs(database).get(asking.id)
+    assert asked is not None
+    assert asked.approval == Approval(NOW, NOW + 60)
+    Runs(database).end(asking, "refused", NOW)
+    known = Incidents(database).get(incident.id)
+    assert known is not None
+    assert (known.started_at, known.opened_at) == (NOW, NOW)
     (effect,) = Runs(database).past_effects(0.0)
     assert effect.at == NOW
-    run = Runs(database).last_of_incident(incident.id)
-    assert run is not None
+    run = Runs(database).of_incident(incident.id)[0]
     assert run.ended_at == NOW
     assert Incidents(database).troubles_of("service:web", 0.0)[0].opened_at == NOW
     due = outbox.next_due()
