@@ -172,6 +172,10 @@ class ProviderLimits:
         meter = self._meters.get(provider)
         return meter is None or meter.take(self._clock.monotonic() if now is None else now) is None
 
+    def lowered(self) -> bool:
+        """Whether anything is held back."""
+        return self._restraints.active
+
     def spared(self, providers: Iterable[str]) -> frozenset[str]:
         """See `Restraints.spared`."""
         return self._restraints.spared(providers)

@@ -19,8 +19,6 @@ from proxy.errors import ApiError
 from proxy.limits.spread import Spread
 from proxy.metrics import Metrics
 
-_NONE: frozenset[str] = frozenset()
-
 
 class Notices(Protocol):
     """The small facts that all workers share: `providers.board.Board`."""
@@ -119,6 +117,11 @@ class Restraints:
         self.tick()
         return self._told(subject, one)
 
+    @property
+    def active(self) -> bool:
+        """Whether anything is held back, as far as this worker knows."""
+        return bool(self._in_force)
+
     def told(self) -> list[dict[str, Any]]:
         """All that are in force, for operators."""
         now = self._clock.monotonic()
@@ -172,8 +175,6 @@ class Restraints:
     def spared(self, providers: Iterable[str]) -> frozenset[str]:
         """Of the providers in their order of preference, those that one request should pass by for another that takes
         it; it may still go there if no other does."""
-        if not self._in_force:
-            return _NONE
         spared: set[str] = set()
         for provider in providers:
             subject = Kind.RATE, provider

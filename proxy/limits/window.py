@@ -82,9 +82,8 @@ class Window:
         """From now on so much of the limit and of its burst holds, at least 1 of each; a share of 1 is all of it. What
         was counted before goes on to count."""
         whole, burst = self._whole
-        limit = max(1, math.floor(whole * share + 1e-9))
-        self._pace *= limit / self.limit
-        self.limit = limit
+        self.limit = limit = max(1, math.floor(whole * share + 1e-9))
+        self._pace = limit / (self._width * BUCKETS)
         narrow = None if burst is None else max(1, math.floor(burst * share + 1e-9))
         self._burst = narrow if narrow is not None and narrow < limit else None
 

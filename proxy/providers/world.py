@@ -18,6 +18,7 @@ TRIAL_SECONDS = 3.0
 TRIAL_LATENCIES = 4
 """And this many times what the provider's answers have taken on average."""
 _LEASE_MARGIN_SECONDS = 1.0
+_NONE: frozenset[str] = frozenset()
 
 
 class OwnLimits(Protocol):
@@ -29,6 +30,10 @@ class OwnLimits(Protocol):
 
     def wait(self, provider: str) -> float:
         """Seconds until it may again."""
+        ...
+
+    def lowered(self) -> bool:
+        """Whether `spared` may tell of any."""
         ...
 
     def spared(self, providers: Iterable[str]) -> frozenset[str]:
@@ -71,8 +76,8 @@ class World:
 
     def spared(self, candidates: Sequence[Candidate]) -> frozenset[str]:
         """The providers whose rate is lowered and that this request should pass by. To be asked once a request."""
-        if self._own_limits is None:
-            return frozenset()
+        if self._own_limits is None or not self._own_limits.lowered():
+            return _NONE
         return self._own_limits.spared(candidate.provider for candidate in candidates)
 
     def limit(self, candidate: Candidate, *, trial: bool) -> float:

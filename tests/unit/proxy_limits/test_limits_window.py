@@ -183,3 +183,19 @@ def test_what_is_charged_late_counts() -> None:
     assert window.wait() == pytest.approx(math.ceil(5.0 / WIDTH) * WIDTH + SECONDS - 65.0, abs=2 * WIDTH)
     window.look(5.0 + SECONDS + WIDTH)
     assert window.remaining() == 100
+
+
+def test_a_window_is_tightened_and_made_whole_again() -> None:
+    """A share of limit and burst holds at once, at least one request; what was counted before goes on to count, and
+    the whole limit is back as it was."""
+    window = Window(100, 60.0, 40, Counted())
+    window.look(0.0)
+    for _ in range(20):
+        window.add(1)
+    assert window.remaining() == 20
+    window.tighten(0.25)
+    assert (window.limit, window.remaining(), window.wait() > 0) == (25, 0, True)
+    window.tighten(0.001)
+    assert window.limit == 1
+    window.tighten(1.0)
+    assert (window.limit, window.remaining(), window.wait()) == (100, 20, 0.0)
