@@ -13,7 +13,7 @@ from watchdog.units import format_duration
 
 Shape = dict[str, Any]
 
-EVIDENCE_LINES = 6
+EVIDENCE_LINES = 4
 """Lines of a piece of evidence that are shown without --full."""
 _TOLD_AT_THE_END = frozenset({"service_log"})
 """Of a log the last lines tell most."""
@@ -128,15 +128,15 @@ def _entry(entry: Shape, size: int, full: bool) -> Iterator[str]:
     label = kind.replace("_", " ").ljust(size)
     head = f"{_offset(entry['offset_seconds']):>9}  {text.paint(label, colour) if colour else label}  "
     evidence = entry["data"].get("text") if kind == "evidence" else None
-    words = f"{entry['data'].get('name', '')}:" if evidence else entry["text"]
     start = 9 + 2 + size + 2
+    words = f"{entry['data'].get('name', '')}:" if evidence else entry["text"]
+    if evidence and "\n" not in evidence.strip():
+        words, evidence = f"{words} {evidence.strip()}", None
     for index, line in enumerate(text.folded(words, max(30, text.width() - start))):
         yield (head if not index else " " * start) + line
     if evidence:
         lines = str(evidence).rstrip().splitlines()
         room = max(30, text.width() - start - 2)
-        if len(lines) == 1:
-            lines = text.folded(lines[0], room)
         at_the_end = entry["data"].get("name") in _TOLD_AT_THE_END
         shown = lines if full else lines[-EVIDENCE_LINES:] if at_the_end else lines[:EVIDENCE_LINES]
         hidden = text.count(len(lines) - len(shown), "more line")

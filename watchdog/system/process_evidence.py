@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from watchdog.system.process import read_stat
+from watchdog.units import format_bytes
 
 _PROC = Path("/proc")
 _EVIDENCE_BYTES = 4096
@@ -67,7 +68,7 @@ def _describe_state(pid: int) -> str:
         raise ProcessLookupError(f"there is no process {pid}")
     return (
         f"{stat.state} ({_STATES.get(stat.state, 'unknown')}), {stat.threads} threads, "
-        f"{stat.cpu_seconds:.2f} s of CPU, {stat.resident_bytes} bytes resident"
+        f"{stat.cpu_seconds:.2f} s of CPU, {format_bytes(stat.resident_bytes)} resident"
     )
 
 

@@ -279,9 +279,9 @@ def test_a_story_folds_evidence_and_unfolds_it_in_full() -> None:
     folded = list(story(shape))
     assert any("+800ms  opened" in line for line in folded)
     assert any("+1m 5s  evidence" in line for line in folded)
-    assert "frame 5" in "\n".join(folded)
-    assert "frame 6" not in "\n".join(folded)
-    assert any("24 more lines" in line for line in folded)
+    assert "frame 3" in "\n".join(folded)
+    assert "frame 4" not in "\n".join(folded)
+    assert any("26 more lines" in line for line in folded)
     assert "frame 29" in "\n".join(story(shape, full=True))
 
 
@@ -290,8 +290,18 @@ def test_a_story_shows_the_end_of_a_log() -> None:
     evidence = {"name": "service_log", "text": "\n".join(f"line {n}" for n in range(30))}
     line = {"at": THEN, "offset_seconds": 0.8, "kind": "evidence", "text": "service_log: …", "data": evidence}
     told = "\n".join(story(incident(now=NOW, annotations={}, timeline=[line])))
-    assert "line 23" not in told
-    assert told.index("24 more lines before") < told.index("line 24") < told.index("line 29")
+    assert "line 25" not in told
+    assert told.index("26 more lines before") < told.index("line 26") < told.index("line 29")
+
+
+def test_a_piece_of_one_line_stands_beside_its_name() -> None:
+    """It takes no line of its own; a long one is folded and told whole."""
+    evidence = {"name": "service_status", "text": "failed: " + "it ended although it should run " * 5}
+    line = {"at": THEN, "offset_seconds": 0.8, "kind": "evidence", "text": "service_status: …", "data": evidence}
+    told = list(story(incident(now=NOW, annotations={}, timeline=[line])))
+    (first,) = [index for index, text in enumerate(told) if "service_status: failed: it ended" in text]
+    assert " ".join(" ".join(told[first:]).split()).count("although it should run") == 5
+    assert not any("│" in text for text in told)
 
 
 def test_a_story_says_who_was_called_and_who_keeps_hands_off() -> None:

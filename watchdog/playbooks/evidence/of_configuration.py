@@ -19,6 +19,7 @@ from watchdog.units import format_duration
 RECENT_SECONDS = 86_400.0
 _ARCHIVES = 10
 """So many of the newest are looked at for one that differs from what is in place."""
+_RECENT_FILES = 5
 _DIFFERENCE_LINES = 60
 """Of one file."""
 _FILE_BYTES = 256 * 1024
@@ -36,36 +37,42 @@ async def config_changes(context: ActionContext) -> str:
 
 
 def _told(shelf: Shelf, holdings: list[Holding], now: float) -> str:
-    changed: list[str] = []
-    lines: list[str] = []
+    first, rest = [], []
     for holding in holdings:
         try:
-            recent = list(_recent(holding, now))
-            before = _last_other(shelf, holding)
-            differences = [] if before is None else list(_differences(holding, before))
+            said, *lines = _of(shelf, holding, now)
         except (OSError, BackupError) as error:
-            lines.append(f"{holding.name}: could not be compared: {error}")
-            continue
-        if not recent and not differences:
-            continue
-        changed.append(holding.name)
-        lines += recent or [f"{holding.name}: nothing was written within a day"]
-        if before is None:
-            lines.append(f"{holding.name}: no archive differs from what is in place")
-        else:
-            ago = format_duration(max(0.0, now - before.made_at))
-            lines += [f"{holding.name}: compared with {before.name}, made {ago} ago:", *differences]
-    names = " and ".join(holding.name for holding in holdings)
-    first = f"changed: {', '.join(changed)}" if changed else f"no change of the configuration of {names} within a day"
-    return "\n".join([first, *lines])
+            said, lines = f"{holding.name}: could not be compared: {error}", []
+        first.append(said)
+        rest += lines
+    return "\n".join([*first, *rest])
+
+
+def _of(shelf: Shelf, holding: Holding, now: float) -> list[str]:
+    archives = shelf.archives(holding.name)
+    if not archives:
+        return [f"{holding.name}: nothing is archived yet to compare with", *_recent(holding, now)]
+    before = _last_other(archives, holding)
+    if before is None:
+        since = archives[:_ARCHIVES][-1]
+        return [f"{holding.name}: unchanged since its archive of {_ago(since.made_at, now)} ({since.name})"]
+    differences = list(_differences(holding, before))
+    said = f"{holding.name}: differs from its archive of {_ago(before.made_at, now)} ({before.name})"
+    return [said, *_recent(holding, now), *differences]
 
 
 def _recent(holding: Holding, now: float) -> Iterator[str]:
-    for path in holding.files():
-        found = path.stat()
-        age = now - found.st_mtime
-        if age <= RECENT_SECONDS:
-            yield f"{path}: written {format_duration(max(0.0, age))} ago; it belongs to {_owner(found.st_uid)}"
+    """The files that were written within a day, the newest first."""
+    found = [(path.stat(), path) for path in holding.files()]
+    written = sorted((s.st_mtime, str(path), s.st_uid) for s, path in found if now - s.st_mtime <= RECENT_SECONDS)[::-1]
+    for at, path, uid in written[:_RECENT_FILES]:
+        yield f"{path}: written {_ago(at, now)}; it belongs to {_owner(uid)}"
+    if len(written) > _RECENT_FILES:
+        yield f"and {len(written) - _RECENT_FILES} more files within a day"
+
+
+def _ago(at: float, now: float) -> str:
+    return f"{format_duration(max(0.0, now - at))} ago"
 
 
 def _owner(uid: int) -> str:
@@ -75,9 +82,9 @@ def _owner(uid: int) -> str:
         return f"uid {uid}"
 
 
-def _last_other(shelf: Shelf, holding: Holding) -> Archive | None:
+def _last_other(archives: list[Archive], holding: Holding) -> Archive | None:
     """The newest archive of another configuration than the one in place."""
-    for archive in shelf.archives(holding.name)[:_ARCHIVES]:
+    for archive in archives[:_ARCHIVES]:
         try:
             manifest = read_manifest(archive.path)
         except BackupError:
@@ -92,20 +99,17 @@ def _differences(holding: Holding, before: Archive) -> Iterator[str]:
     then = read_files(before.path)
     now = {str(path): path for path in holding.files()}
     for path in sorted({*then, *now}):
-        old = _lines(then.get(path))
-        new = _lines(_content(now[path])) if path in now else None
-        if then.get(path) == (_content(now[path]) if path in now else None):
+        content = _content(now[path]) if path in now else None
+        if then.get(path) == content:
             continue
-        if old is None or new is None:
-            yield f"{path}: {'made since' if old is None else 'removed since'}"
-        difference = list(difflib.unified_diff(old or [], new or [], path, path, lineterm="", n=2))
-        if not difference and old is not None and new is not None:
-            yield f"{path}: only what is masked here, or blanks, changed"
-        yield from (
-            difference[2 : _DIFFERENCE_LINES + 2] if old is None or new is None else difference[:_DIFFERENCE_LINES]
-        )
-        if len(difference) > _DIFFERENCE_LINES:
-            yield f"… {len(difference) - _DIFFERENCE_LINES} more lines"
+        if path not in then or content is None:
+            yield f"{path}: {'removed' if content is None else 'new'}"
+        else:
+            difference = list(difflib.unified_diff(_lines(then[path]), _lines(content), lineterm="", n=1))[2:]
+            yield f"{path}:" if difference else f"{path}: only what is masked here changed, or blanks"
+            yield from difference[:_DIFFERENCE_LINES]
+            if len(difference) > _DIFFERENCE_LINES:
+                yield f"… {len(difference) - _DIFFERENCE_LINES} more lines"
 
 
 def _content(path: Path) -> bytes:
@@ -113,5 +117,5 @@ def _content(path: Path) -> bytes:
         return file.read(_FILE_BYTES)
 
 
-def _lines(content: bytes | None) -> list[str] | None:
-    return None if content is None else mask(content[:_FILE_BYTES].decode(errors="replace")).splitlines()
+def _lines(content: bytes) -> list[str]:
+    return mask(content[:_FILE_BYTES].decode(errors="replace")).splitlines()

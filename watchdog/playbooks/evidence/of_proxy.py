@@ -8,6 +8,12 @@ import json
 from watchdog.actions import ActionContext
 from watchdog.system.process_evidence import read_evidence
 
+_TELLING = frozenset(
+    {"PPid", "TracerPid", "Uid", "VmHWM", "VmRSS", "RssAnon", "VmSwap", "Threads", "CoreDumping", "SigQ", "SigPnd"}
+    | {"voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"}
+)
+"""Of the sixty lines of /proc/PID/status."""
+
 
 async def worker_process(context: ActionContext) -> str:
     """What /proc says of the worker: state, where the kernel has it waiting, stack where readable, descriptors."""
@@ -21,10 +27,16 @@ async def worker_process(context: ActionContext) -> str:
     if worker.pid is None:
         return said
     found = await asyncio.to_thread(read_evidence, worker.pid)
-    parts = [f"{name}:\n{text}" for name, text in found.parts.items()]
+    parts = [_part(name, text) for name, text in found.parts.items() if text]
     if found.unreadable:
         parts.append("could not be read: " + ", ".join(found.unreadable))
-    return "\n".join([said, f"pid {worker.pid}", *parts])
+    return "\n".join([f"pid {worker.pid}; {said}", *parts])
+
+
+def _part(name: str, text: str) -> str:
+    if name == "status":
+        text = "\n".join(line for line in text.splitlines() if line.partition(":")[0] in _TELLING)
+    return f"{name}: {text}" if "\n" not in text else f"{name}:\n{text}"
 
 
 async def worker_stacks(context: ActionContext) -> str:

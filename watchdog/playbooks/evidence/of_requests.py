@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from watchdog.actions import ActionContext
+from watchdog.playbooks.evidence.of_service import clock_time, log_files
 from watchdog.system.tail import tail
 
 REQUESTS = 20
@@ -23,15 +24,16 @@ async def last_requests(context: ActionContext) -> str:
 
 def requests_in(logs: Path, service: str) -> str:
     """As `last_requests`, of the JSON logs of a service below a directory."""
-    files = sorted(path for path in logs.rglob("*.log") if service in path.name or service in path.parent.name)
-    entries = [entry for path in files for line in tail(path, _LINES, _BYTES) if (entry := _request(line))]
+    entries = [
+        entry for path in log_files(logs, service) for line in tail(path, _LINES, _BYTES) if (entry := _request(line))
+    ]
     if not entries:
         return f"no request in the logs of {service} below {logs}; the proxy writes them at log level info"
     last = sorted(entries, key=lambda entry: str(entry["timestamp"]))[-REQUESTS:]
     failed = sum(1 for entry in last if int(entry["status"]) >= 500)
     slowest = max(float(entry.get("response_time_ms") or 0) for entry in last)
-    first = f"{len(last)} requests, {failed} failed, slowest {slowest:.0f} ms; the last is the newest"
-    rows = [("time", "status", "ms", "provider", "model", "path"), *map(_row, last)]
+    first = f"{len(last)} requests, {failed} failed, slowest {slowest:.0f} ms; the newest first"
+    rows = [("time", "status", "ms", "provider", "model", "path"), *map(_row, reversed(last))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join([first, *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)])
 
@@ -48,7 +50,13 @@ def _request(line: str) -> dict[str, Any] | None:
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
-    at = str(entry["timestamp"]).partition("T")[2] or str(entry["timestamp"])
     taken = f"{float(entry.get('response_time_ms') or 0):.0f}"
     provider, model = str(entry.get("provider") or "-"), str(entry.get("model") or "-")
-    return at[:12], str(entry["status"]), taken, provider[:24], model[:40], str(entry.get("path", ""))[:60]
+    return (
+        clock_time(str(entry["timestamp"])),
+        str(entry["status"]),
+        taken,
+        provider[:24],
+        model[:40],
+        str(entry.get("path", ""))[:60],
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ from watchdog.system.tail import tail
 from watchdog.units import format_bytes, format_duration
 
 LOG_LINES = 20
+_READ_LINES = 2_000
+_READ_BYTES = 512 * 1024
 JOURNAL_LINES = 40
 JOURNAL_SECONDS = 2.5
 _UNKNOWN = 2**64 - 1
@@ -98,5 +101,39 @@ _PROPERTIES: Mapping[str, Callable[[Any], str]] = {
 
 
 def _last_lines(logs: Path, service: str) -> list[str]:
-    files = sorted(path for path in logs.rglob("*.log") if service in path.name or service in path.parent.name)
-    return [f"{path.name}:\n" + "\n".join(tail(path, LOG_LINES)) for path in files]
+    """By file, what the service wrote itself at last: there stands why it ended."""
+    files = sorted(log_files(logs, service), key=lambda path: (path.stem == service, path.name))
+    found = []
+    for path in files:
+        lines = [shown for line in tail(path, _READ_LINES, _READ_BYTES) if (shown := _shown(line))]
+        if lines:
+            found.append(f"{path.name}:\n" + "\n".join(lines[-LOG_LINES:]))
+    return found
+
+
+def log_files(logs: Path, service: str) -> list[Path]:
+    """The logs of a service below the directory of all logs."""
+    return sorted(path for path in logs.rglob("*.log") if service in path.name or service in path.parent.name)
+
+
+def _shown(line: str) -> str:
+    """A line of JSON as people read one; requests are left out, for they are evidence of their own."""
+    if not line.startswith("{"):
+        return line.rstrip()
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return line.rstrip()
+    if entry.get("message") == "request":
+        return ""
+    first = (clock_time(str(entry.pop("timestamp", ""))), str(entry.pop("level", "")), str(entry.pop("message", "")))
+    more = [f"{name}={value}" for name, value in entry.items() if value not in (None, "")]
+    return " ".join([*filter(None, first), *more])
+
+
+def clock_time(timestamp: str) -> str:
+    """The time of day here of an ISO timestamp, as in everything else of an incident's story."""
+    try:
+        return datetime.fromisoformat(timestamp).astimezone().strftime("%H:%M:%S.%f")[:12]
+    except ValueError:
+        return timestamp[:24]
