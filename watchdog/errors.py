@@ -9,6 +9,7 @@
     ├── ActionError          an effect failed or could not be confirmed
     ├── DeliveryError        a notification was not accepted
     ├── BackupError          an archive that cannot be made, is not what it should be, or cannot be put back
+    ├── InstallationError    a step of putting us onto a host, or taking us away, did not work
     ├── StoreError           our own memory cannot be read or written: act on nothing
     ├── ControlError         a call to the running daemon failed
     └── TransitionError      an event that the state it met cannot take: a bug, named precisely
@@ -67,6 +68,10 @@ class DeliveryError(ProxywatchError):
 
 class BackupError(ProxywatchError):
     """An archive cannot be made, is not what it should be, or cannot be put back."""
+
+
+class InstallationError(ProxywatchError):
+    """A step of an installation, an upgrade or a removal did not work; `hint` says what stands and what to do."""
 
 
 class StoreError(ProxywatchError):

@@ -37,7 +37,10 @@ class BareHost:
         for name in _FILES:
             shutil.copy(REPOSITORY / name, target / name)
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        self.booted.run(f"{PYTHON}/bin/{version}", "-m", "venv", "--without-pip", str(CALLER))
+        # The services' users cannot read all of an interpreter that belongs to one user, which this one may do.
+        system = Path("/usr/bin") / version
+        python = system if system.exists() else PYTHON / "bin" / version
+        self.booted.run(str(python), "-m", "venv", "--without-pip", str(CALLER))
         paths = self.at(f"{CALLER}/lib/{version}/site-packages/checkout.pth")
         paths.write_text(f"{DEPENDENCIES}\n{CHECKOUT}\n")
 

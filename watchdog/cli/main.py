@@ -21,6 +21,7 @@ from watchdog.cli import (
     heartbeat,
     history,
     incident,
+    install,
     maintenance,
     pause,
     playbook,
@@ -39,7 +40,7 @@ from watchdog.release import __version__
 
 NOUNS = (
     *(run, status, check, probe, rules, alerts, incident, history, explain),
-    *(playbook, decide, silence, maintenance, heartbeat, query, backup, pause, config, doctor, tell),
+    *(playbook, decide, silence, maintenance, heartbeat, query, backup, pause, config, doctor, install, tell),
 )
 INTERRUPTED = 130
 
