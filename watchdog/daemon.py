@@ -41,6 +41,7 @@ from watchdog.store.database import Database
 from watchdog.store.facts import Facts
 from watchdog.store.future import bring_back, dated_by
 from watchdog.store.outbox import Outbox
+from watchdog.store.reserve import Reserve
 from watchdog.store.runs import Runs
 from watchdog.supervisors import Supervisors
 from watchdog.system.http import HttpClient
@@ -97,6 +98,7 @@ class Daemon:
         self.desk = Desk(self.database, self.clock, self.engine.alert, self._announce, self.dispatcher.acknowledge)
         self.runs = Runs(self.database)
         self.facts = Facts(self.database)
+        self.reserve = Reserve(self.database.path.parent)
         self.schedule = Schedule(self.clock)
         self.keeping = Keeping(files.loaded, self.clock, self.schedule)
         vault = self.keeping.vault
@@ -246,10 +248,18 @@ class Daemon:
         while True:
             await asyncio.sleep(SYNC_SECONDS)
             self.schedule.follow_clock()
+            self._keep_reserve()
             with self._store_trouble():
                 await self.healing.surroundings.watch(self.guards.limits.storm)
                 self.desk.sync(self.engine.alerts())
                 self.intake.consider(self.desk.unresolved)
+
+    def _keep_reserve(self) -> None:
+        try:
+            if done := self.reserve.keep():
+                log.warning("%s", done)
+        except OSError as error:
+            log.warning("%s: no reserve of space can be kept: %s", self.database.path.parent, error.strerror)
 
     async def _keep_house(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -29,14 +30,14 @@ def aged(file: Path) -> None:
     os.utime(file, (then, then), follow_symlinks=False)
 
 
-@pytest.fixture
-async def logs(world: World) -> AsyncIterator[Path]:
-    """Where the world's logs are: a small filesystem of its own."""
-    place = world.root / "var/log"
+@contextlib.asynccontextmanager
+async def small_disk(world: World, place: Path, options: str, **watch: Any) -> AsyncIterator[Path]:
+    """A small filesystem at `place`, and a configuration that looks at it often; where the proxy's logs would be."""
     place.mkdir(parents=True)
-    subprocess.run(("mount", "-t", "tmpfs", "-o", "size=16m,nr_inodes=400", "none", place), check=True)
-    (place / "llm-proxy").mkdir()
-    world.configure(watch={"probes": {"places": {"interval": "200ms"}}})
+    subprocess.run(("mount", "-t", "tmpfs", "-o", options, "none", place), check=True)
+    logs = world.root / "var/log/llm-proxy"
+    logs.mkdir(parents=True)
+    world.configure(watch={"probes": {"places": {"interval": "200ms"}}, **watch})
     for file, changes in (
         ("rules/disk.yaml", (("interval: 15s", "interval: 250ms"), ("for: 2m", "for: 0s"), ("for: 30s", "for: 0s"))),
         ("playbooks/free-disk.yaml", (("hold: 3s, within: 45s", "hold: 400ms, within: 1500ms"),)),
@@ -48,15 +49,22 @@ async def logs(world: World) -> AsyncIterator[Path]:
             text = text.replace(old, new)
         path.write_text(text)
     try:
-        yield place / "llm-proxy"
+        yield logs
     finally:
         await world.stop()
         subprocess.run(("umount", place), check=True)
 
 
-async def following(world: World, logs: Path, number: int, state: str) -> dict[str, Any]:
+@pytest.fixture
+async def logs(world: World) -> AsyncIterator[Path]:
+    """Where the world's logs are: a small filesystem of its own."""
+    async with small_disk(world, world.root / "var/log", "size=16m,nr_inodes=400") as found:
+        yield found
+
+
+async def following(world: World, logs: Path, number: int, state: str, disk: Path | None = None) -> dict[str, Any]:
     """The disk's incident of that number, once it is in `state`."""
-    target = f"filesystem:{logs.parent}"
+    target = f"filesystem:{disk or logs.parent}"
 
     async def there() -> bool:
         return len(await world.incidents(target)) == number
@@ -109,3 +117,23 @@ async def test_a_full_disk_gets_room_from_what_is_listed_and_from_nothing_else(w
     (evidence,) = [line["data"]["text"] for line in incident["timeline"] if line["data"].get("name") == "disk_usage"]
     assert f"   9.0 MiB  '{bulk}'" in evidence
     assert bulk.stat().st_size == 9 * MIB
+
+
+@DISK
+async def test_a_disk_that_is_full_to_the_last_byte_holds_the_agent_up_no_longer(world: World) -> None:
+    """Its own memory lies there too, and without it nothing is done: a reserve is given up for it, and is there again
+    when there is room."""
+    disk = world.root / "var"
+    async with small_disk(world, disk, "size=48m", services={"llm-proxy": None}) as logs:
+        filled(logs / "old.tmp", 20)
+        await world.start()
+        reserve = disk / "lib/proxywatch/reserve"
+        await eventually("a reserve is laid aside", reserve.exists, 20)
+        with (disk / "hoard").open("wb") as hoard, contextlib.suppress(OSError):
+            while True:
+                hoard.write(bytes(65536))
+                hoard.flush()
+        told = story(await following(world, logs, 1, "resolved", disk))
+        assert "rung temporary-files: verified" in told
+        assert not (logs / "old.tmp").exists()
+        await eventually("the reserve is laid aside again", reserve.exists, 20)
