@@ -77,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     recycle.add_argument("slot", nargs="?", type=int)
     recycle.set_defaults(command=_recycle)
 
+    reload = commands.add_parser(
+        "reload", help="take the configuration over; a bad one is refused, and nothing changes"
+    )
+    _config_option(reload)
+    reload.add_argument("--run-dir", type=Path, help="of the service that runs, if its file may be too bad to say")
+    reload.set_defaults(command=_reload)
+
     usage = commands.add_parser("usage", help="what the ledger says was used, and what it cost")
     _config_option(usage)
     usage.add_argument("--since", metavar="DURATION", default="24h")
@@ -186,10 +193,12 @@ def _demo_upstream(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _ask_master(arguments: argparse.Namespace, method: str, target: str, timeout: float) -> tuple[int, dict[str, Any]]:
+def _ask_master(
+    arguments: argparse.Namespace, method: str, target: str, timeout: float, run_dir: Path | None = None
+) -> tuple[int, dict[str, Any]]:
     from proxy.control import request
 
-    socket_path: Path = _load(arguments.config, {}).settings.run_dir / "master.sock"
+    socket_path = (run_dir or _load(arguments.config, {}).settings.run_dir) / "master.sock"
     try:
         return request(socket_path, method, target, timeout=timeout)
     except OSError as error:
@@ -220,6 +229,15 @@ def _recycle(arguments: argparse.Namespace) -> int:
         return 1
     for done in answer.get("recycled", [answer | {"slot": arguments.slot}]):
         print(f"worker {done['slot']}: pid {done['old_pid']} replaced by {done['new_pid']}")
+    return 0
+
+
+def _reload(arguments: argparse.Namespace) -> int:
+    code, answer = _ask_master(arguments, "POST", "/reload", _RECYCLE_TIMEOUT_SECONDS, arguments.run_dir)
+    if code != 200:
+        _complain(str(answer.get("error", answer)))
+        return 1
+    print(f"reloaded; {len(answer['recycled'])} workers replaced")
     return 0
 
 

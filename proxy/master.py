@@ -24,9 +24,10 @@ from proxy.errors import ConfigError
 from proxy.forking import Zygote, ZygoteFailed, adopt_orphans, bury_orphans
 from proxy.launching import Nest, launch_demo, launch_worker
 from proxy.plan import Plan, load_plan, make_admin_keys
+from proxy.rolling import Rolling
 from proxy.service_manager import ServiceManager, passed_socket
 from proxy.slots import State
-from proxy.supervision import Pace, RecycleFailed, Slot
+from proxy.supervision import Pace, Slot
 from proxy.supply import Supply, judged, warmed
 
 _DEMO_DRAIN_SECONDS = 3.0
@@ -88,9 +89,9 @@ class Master:
         self._life = os.pipe()
         self._nest = Nest(listener.fileno(), self._life[0])
         self._stop = asyncio.Event()
-        self._rolling = asyncio.Lock()
+        self._rolling = Rolling(self._slots, lambda: self._plan.pace.start_timeout)
         self._reloading = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._manager = ServiceManager(clock, os.environ)
         metrics.fold_all(plan.run_dir / "metrics")
         self._metrics = metrics.Metrics(plan.run_dir / "metrics", f"master-{secrets.token_hex(4)}")
@@ -270,49 +271,15 @@ class Master:
                 return Answer(200, self._bulletin.lines(self._status))
             case "POST", "recycle":
                 return await self._renew()
+            case "POST", "reload":
+                return await self._reload()
             case "POST", "workers", number, ("recycle" | "stacks") as what if number.isdigit():
                 slot = self._slots.get(int(number))
                 if slot is None:
                     return Answer(404, {"error": f"there is no slot {number}"})
-                return await (self._recycle(slot, call.body) if what == "recycle" else self._stacks(slot))
+                return await (self._rolling.one(slot, call.body) if what == "recycle" else self._stacks(slot))
             case _:
                 return not_found(call)
-
-    async def _recycle(self, slot: Slot, body: Document) -> Answer:
-        mode = body.get("mode", "graceful")
-        if mode not in ("graceful", "kill"):
-            return Answer(400, {"error": f"mode: expected graceful or kill, not {mode!r}"})
-        old = slot.child.pid if slot.child else None
-        if "expect_pid" in body and body["expect_pid"] != old:
-            return Answer(409, {"error": f"slot {slot.number} has pid {old}, not {body['expect_pid']}"})
-        if slot.state in (State.STOPPING, State.GONE):
-            return Answer(409, {"error": f"slot {slot.number} is being stopped"})
-        if mode == "kill" and slot.child is not None:
-            served = slot.served()
-            slot.kill()
-        elif slot.state is State.BACKOFF:
-            served = slot.served()
-            slot.start()
-        else:
-            # One that is only just starting is let finish, for it may have been started with an older configuration.
-            # Only a caller who named a process joins the replacement of that process which is already under way.
-            if slot.state is State.STARTING or (slot.state is State.REPLACING and "expect_pid" not in body):
-                settled = await self._await_served(slot, old, slot.served())
-                if settled.status != 200:
-                    return settled
-                old = slot.child.pid if slot.child else None
-            served = slot.recycle()
-        return await self._await_served(slot, old, served)
-
-    async def _await_served(self, slot: Slot, old: int | None, served: asyncio.Future[int]) -> Answer:
-        limit = self._plan.pace.start_timeout + 1.0
-        try:
-            async with asyncio.timeout(limit):
-                return Answer(200, {"old_pid": old, "new_pid": await served})
-        except RecycleFailed as error:
-            return Answer(502, {"error": f"slot {slot.number}: {error}", "old_pid": old})
-        except TimeoutError:
-            return Answer(504, {"error": f"slot {slot.number}: no worker served within {limit:g} s", "old_pid": old})
 
     async def _renew(self) -> Answer:
         """Recycles all workers with the code that is on the disk by now; if that cannot start, none."""
@@ -320,21 +287,7 @@ class Master:
             self._supply.adopt(await asyncio.to_thread(warmed))
         except ZygoteFailed as error:
             return Answer(502, {"error": str(error), "recycled": []})
-        return await self._recycle_all()
-
-    async def _recycle_all(self) -> Answer:
-        """One slot at a time; the next one waits until the old process is gone, so that at most one is extra."""
-        recycled: list[Document] = []
-        async with self._rolling:
-            for slot in list(self._slots.values()):
-                answer = await self._recycle(slot, {})
-                assert isinstance(answer.document, dict)
-                if answer.status != 200:
-                    return Answer(answer.status, {**answer.document, "recycled": recycled})
-                recycled.append({"slot": slot.number, **answer.document})
-                if answer.document["old_pid"] is not None:
-                    await slot.gone(answer.document["old_pid"])
-        return Answer(200, {"recycled": recycled})
+        return await self._rolling.all()
 
     def _stacks_file(self, child: Child) -> Path:
         return self._plan.run_dir / f"{child.name}-{child.pid}.stacks"
@@ -354,19 +307,17 @@ class Master:
 
     # Reload and stop
 
-    async def _reload(self) -> None:
+    async def _reload(self) -> Answer:
         """A good file is rolled out slot by slot; a bad one is named on one line, and the last good one stays."""
         async with self._reloading, self._manager.reload():
             try:
                 zygote, plan = await asyncio.to_thread(judged, self._file, self._overrides)
             except (ConfigError, ZygoteFailed) as error:
-                self._refuse(str(error))
-                return
+                return self._refuse(str(error))
             fixed = (self._plan.host, self._plan.port, self._plan.run_dir)
             if (plan.host, plan.port, plan.run_dir) != fixed:
                 zygote.close()
-                self._refuse("host, port and run_dir change only by a restart")
-                return
+                return self._refuse("host, port and run_dir change only by a restart")
             make_admin_keys(plan.admin_key_files)
             self._supply.adopt(zygote)
             self._plan = plan
@@ -376,13 +327,16 @@ class Master:
                 slot.pace = plan.pace
             self._fill_demos()
             self._fill()
-            answer = await self._recycle_all()
+            answer = await self._rolling.all()
             say("reloaded" if answer.status == 200 else f"reloaded, but not everywhere: {answer.document}")
+            return answer
 
-    def _refuse(self, why: str) -> None:
+    def _refuse(self, why: str) -> Answer:
         self._reloaded = False
         self._good.set(0)
-        say(f"reload refused, the last good configuration stays: {why}")
+        refusal = f"reload refused, the last good configuration stays: {why}"
+        say(refusal)
+        return Answer(409, {"error": refusal})
 
     def _bury_orphans(self) -> None:
         known = {child.pid for slot in self._everything() for child in slot.processes}

@@ -80,6 +80,19 @@ def test_a_hung_master_is_replaced_by_systemds_watchdog(lab: Lab) -> None:
     assert lab.answer()
 
 
+def test_a_reload_returns_when_it_is_done_and_fails_when_it_is_refused(serving: Lab) -> None:
+    """`systemctl reload` leaves the master and replaces every worker; of a broken file the service keeps the last."""
+    main, before = _main(serving), serving.workers()
+    serving.run("systemctl", "reload", PROXY)
+    after = serving.workers()
+    assert len(after) == len(before)
+    assert not set(before.values()) & set(after.values())
+    with serving.changed("/etc/llm-proxy/llm-proxy.yaml", "workers: many\n"):
+        assert serving.run("systemctl", "reload", PROXY, check=False).returncode != 0
+    assert (_main(serving), serving.workers()) == (main, after)
+    assert serving.answer()
+
+
 def test_polkit_allows_exactly_the_configured_units(serving: Lab) -> None:
     """The agent's user may reload the proxy's unit; another unit, another verb and another user are refused."""
     serving.run("systemctl", "reload", PROXY, user="proxywatch")

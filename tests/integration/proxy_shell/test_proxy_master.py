@@ -152,6 +152,26 @@ def test_a_reload_keeps_the_last_good_configuration(shared: Service) -> None:
     assert httpx.post(shared.url("/v1/chat/completions"), content=b"x" * 5000).status_code == 413
 
 
+def test_the_command_reload_waits_for_the_end_and_fails_where_it_was_refused(service: Service) -> None:
+    """`llm-proxy reload` returns with every worker replaced; of a bad file, although it cannot be read, it says why."""
+    service.start()
+    before = {worker["pid"] for worker in service.workers()}
+
+    def reload(*where: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "proxy", "reload", *where]
+        return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+
+    done = reload("--config", str(service.config))
+    assert (done.returncode, done.stdout) == (0, f"reloaded; {len(before)} workers replaced\n")
+    assert not before & {worker["pid"] for worker in service.workers()}
+    service.config.write_text("porrt: 1\n")
+    refused = reload("--run-dir", str(service.place / "run"))
+    assert refused.returncode == 1
+    assert "the last good configuration stays" in refused.stderr
+    assert "porrt: unknown key" in refused.stderr
+    assert service.ask("GET", "/status")[1]["config_last_reload_successful"] is False
+
+
 def test_a_worker_that_cannot_start_is_tried_less_and_less_often_until_it_can(service: Service) -> None:
     """Without its secret a worker exits 1 with the reason; delays grow; with the secret back it serves by itself."""
     secret = service.place / "upstream.key"
