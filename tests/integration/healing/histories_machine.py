@@ -47,7 +47,8 @@ class Act:
     target: Target
     run: int
     playbook: str
-    disruptive: bool
+    charged: bool
+    """Whether it counts in budgets and backoff: it disturbs, and is no way back."""
     by_person: bool
 
 
@@ -67,8 +68,8 @@ class Machine:
         self.calm = False
         """The end is near: nothing gets worse any more."""
         self.busy_until = 0.0
-        self.pauses: list[float | None] = []
-        """Ends of those that are in force, in the agent's time."""
+        self.pauses: list[tuple[float, float | None]] = []
+        """Begins and ends of those that nobody took back, in the agent's time; the kill switch is one of them."""
         self.maintenance: list[Maintenance] = []
         self.granted: set[int] = set()
         self.ledger: list[Act] = []
@@ -77,8 +78,8 @@ class Machine:
         self.touching: dict[Target, int] = {}
         self.tell: Callable[[Iterable[AlertEvent]], None] | None = None
         """How an agent that lives hears of alerts."""
-        self.judge: Callable[[Target, int, bool], tuple[str, bool]] = lambda _target, _run, _disruptive: ("", False)
-        """Looks at an effect that begins; its playbook, and whether a person began it."""
+        self.judge: Callable[[Target, int, bool], Act] | None = None
+        """Looks at an effect that begins."""
         self.clock: Clock | None = None
         self.books = sqlite3.connect(directory / "proxywatch.db", isolation_level=None)
 
@@ -123,9 +124,8 @@ class Machine:
         task = asyncio.current_task()
         assert task is not None
         run = int(task.get_name().removeprefix("run-"))
-        playbook, by_person = self.judge(target, run, disruptive)
-        assert self.clock is not None
-        act = Act(self.clock.now(), target, run, playbook, disruptive, by_person)
+        assert self.judge is not None
+        act = self.judge(target, run, disruptive)
         self.touching[target] = run
         try:
             await self._becomes(act)
@@ -164,8 +164,12 @@ class Machine:
         self.ledger.append(act)
         if act.target == PROVIDER:
             self.forced = True
+            self._later(5, 15, self._release)
             if self.dice.random() < 0.7:
                 self.truths.add("served")
+
+    def _release(self) -> None:
+        self.forced = False
 
     def _later(self, least: float, most: float, then: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_later(self.dice.uniform(least, most), then)
