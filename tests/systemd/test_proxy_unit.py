@@ -5,27 +5,30 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Callable
 
 from installed_lab import PROXY, URL, Lab
+
+Record = Callable[[str, object], None]
 
 
 def _main(lab: Lab) -> str:
     return lab.booted.properties(PROXY, "MainPID")["MainPID"]
 
 
-def test_ready_is_when_a_worker_serves_and_the_status_says_so(lab: Lab) -> None:
+def test_ready_is_when_a_worker_serves_and_the_status_says_so(lab: Lab, record_property: Record) -> None:
     """`systemctl start` returns when a worker serves; the answer comes under all hardening; STATUS counts workers."""
     lab.run("systemctl", "stop", PROXY)
     began = time.monotonic()
     lab.run("systemctl", "start", PROXY)
-    print(f"start to ready: {time.monotonic() - began:.2f} s")
+    record_property("figure", f"{PROXY}: ready {time.monotonic() - began:.2f} s after its start")
     assert lab.answer()["choices"][0]["message"]["content"].endswith("heard: hello")
     lab.await_("both serve", lambda: len(lab.workers()) == 2, 20)
     shown = lab.booted.properties(PROXY, "StatusText", "User", "NRestarts")
     assert shown == {"StatusText": "2 of 2 workers serve 127.0.0.1:8000", "User": "llm-proxy", "NRestarts": "0"}
 
 
-def test_a_restart_under_load_fails_no_connection(serving: Lab) -> None:
+def test_a_restart_under_load_fails_no_connection(serving: Lab, record_property: Record) -> None:
     """At 300 requests a second `systemctl restart` fails no connection, new or kept: callers wait in the socket."""
     rate, seconds, keeping = 300, 6.0, 8
     argv = serving.python("lab_load.py", str(rate), str(seconds), str(keeping), serving.caller_key)
@@ -36,7 +39,8 @@ def test_a_restart_under_load_fails_no_connection(serving: Lab) -> None:
         serving.run("systemctl", "restart", PROXY)
         took = time.monotonic() - began
         told = json.loads(load.communicate(timeout=60)[0])
-    print(f"restart took {took:.2f} s; {told}")
+    figures = f"{sum(told['seen'].values())} requests, the slowest {told['slowest']:.2f} s"
+    record_property("figure", f"{PROXY}: restarted in {took:.2f} s at {rate} requests a second: {figures}")
     assert _main(serving) != before
     assert set(told["seen"]) == {"200"}
     assert told["seen"]["200"] >= rate * seconds
