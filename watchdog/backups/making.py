@@ -48,6 +48,8 @@ def _create(
         except BackupError as error:
             if database.exists():
                 left_out[str(database)] = str(error).removeprefix(f"{database}: ")
+        except OSError as error:
+            left_out[str(database)] = f"cannot be read: {error.strerror}"
     target = shelf.place(holding.name, now)
     manifest = _manifest(holding, pieces, now, reason).model_copy(update={"minimal": minimal, "left_out": left_out})
     archive.write(target, manifest, [piece.content for piece in pieces])
