@@ -92,7 +92,7 @@ def operators(front: Front, reload: str) -> str:
     for rung in playbook["ladder"]:
         rung["verify"] = {**rung["verify"], "hold": "300ms", "within": "3s"}
         for step in rung["steps"]:
-            step["argv"] = [reload if "systemctl" in step["argv"] else front.renew]
+            step["argv"] = [reload if "reload" in step["argv"] else front.renew]
     return yaml.safe_dump(playbook)
 
 
