@@ -16,6 +16,8 @@ _NAME = rf"[\"']?[\w.-]{{0,64}}?{_END}"
 _INDENT = r"{0,200}(?:- ){0,9}"
 _QUOTED = r"\"(?:[^\"\\\n]|\\.)*(?:\"|$)|'(?:[^'\n]|'')*(?:'|$)"
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
+_KEY_ENDS = re.compile(r"-----END [A-Z ]*PRIVATE KEY-----")
+_KEY_LINE = re.compile(r"[ \t]*[A-Za-z0-9+/=]+[ \t]*")
 _SHAPES = (
     (re.compile(r"\b(bearer|basic|digest|negotiate)[ \t]+[^\s\"',;]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
     (
@@ -55,7 +57,8 @@ def mask(text: str) -> str:
     """`text` with `********` for what may be a secret: values of keys that are named like one (`password`, `api_key`,
     `authorization`, … not `key_file`), blocks of YAML below such a key, private keys, bearer tokens, passwords in URLs,
     and what looks like a key of a known provider. Lines stay lines, but for those of a private key."""
-    text = _below_keys(_PRIVATE_KEY.sub(f"-----BEGIN PRIVATE KEY----- {MASK}", text))
+    text = _ends_of_keys(_PRIVATE_KEY.sub(f"-----BEGIN PRIVATE KEY----- {MASK}", text))
+    text = _below_keys(text)
     for pattern, instead in _SHAPES:
         text = pattern.sub(instead, text)
     for pattern in _NAMED:
@@ -68,6 +71,17 @@ def _named(found: re.Match[str]) -> str:
     counts = name.strip("\"'").lower().endswith(("tokens", "keys"))
     harmless = _NOTHING.match(value) or (counts and _COUNT.match(value))
     return str(found[0] if harmless else before + MASK)
+
+
+def _ends_of_keys(text: str) -> str:
+    """Private keys whose beginning was cut off."""
+    lines = text.split("\n")
+    for end in [index for index, line in enumerate(lines) if _KEY_ENDS.search(line)]:
+        index = end - 1
+        while index >= 0 and _KEY_LINE.fullmatch(lines[index]):
+            lines[index] = MASK
+            index -= 1
+    return "\n".join(lines)
 
 
 def _below_keys(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +44,7 @@ PLACES = {
     "shape of a token": "it said ghp_{}",
     "private key": "-----BEGIN RSA PRIVATE KEY-----\nabc\n{}\n-----END RSA PRIVATE KEY-----",
     "private key, cut": "-----BEGIN PRIVATE KEY-----\nabc\n{}",
+    "private key, its end": "it said:\n{}\nabc=\n-----END EC PRIVATE KEY-----",
     "a webhook": "https://hooks.slack.com/services/T0/{}",
 }
 
@@ -86,3 +89,28 @@ def test_lines_stay_lines_and_a_second_time_changes_nothing(text: list[str]) -> 
     once = mask("".join(text))
     assert once.count("\n") == "".join(text).count("\n")
     assert mask(once).count("\n") == once.count("\n")
+
+
+HOSTILE = [
+    "a",
+    "key ",
+    "password ",
+    "k-",
+    "- ",
+    "a.b-c_",
+    "://",
+    " ",
+    "'",
+    "a\n",
+    'key="\\',
+    "key: [",
+    "-----BEGIN PRIVATE KEY-----",
+]
+
+
+@pytest.mark.parametrize("part", HOSTILE, ids=repr)
+def test_no_text_takes_long(part: str) -> None:
+    """64 KiB of whatever repeats cost no more than a moment: a careless pattern took minutes."""
+    began = time.process_time()
+    mask(part * (65_536 // len(part)))
+    assert time.process_time() - began < 4

@@ -61,9 +61,11 @@ def presentable(text: str, *, the_end: bool = False) -> str:
     lines = [line if len(line) <= LINE_CHARACTERS else line[:LINE_CHARACTERS] + "…" for line in text.splitlines()]
     # Masking comes after a first cut, for it costs, and before the last one, which must not halve what it looks for.
     rough = "\n".join(lines)
-    rough = rough[-4 * PIECE_BYTES :] if the_end else rough[: 4 * PIECE_BYTES]
+    whole = len(rough) <= 4 * PIECE_BYTES
+    if not whole:
+        rough = rough[-4 * PIECE_BYTES :].partition("\n")[2] if the_end else rough[: 4 * PIECE_BYTES]
     encoded = mask(rough).encode(errors="replace")
-    if len(encoded) <= PIECE_BYTES and len(rough) < 4 * PIECE_BYTES:
+    if whole and len(encoded) <= PIECE_BYTES:
         return encoded.decode()
     if the_end:
         return "cut …\n" + encoded[-PIECE_BYTES:].decode(errors="ignore")
