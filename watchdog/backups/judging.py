@@ -20,6 +20,7 @@ from watchdog.system.command import run_command
 
 CHECK_SECONDS = 30.0
 _MOST_NEIGHBOURS = 2000
+_MOST_CHARACTERS = 300
 _YAML = frozenset({".yaml", ".yml"})
 
 
@@ -94,7 +95,9 @@ async def judge(
         return f"it could not be judged: {error}"
     if result.status == 0:
         return ""
-    return (result.tail or f"{argv[0]} ended with {result.status}").replace(str(root), "")
+    lines = [line.strip() for line in result.output.splitlines() if line.strip()]
+    said = lines[-1].replace(str(root), "") if lines else f"{argv[0]} ended with {result.status}"
+    return said[:_MOST_CHARACTERS]
 
 
 def _mirror(files: Mapping[str, bytes | Path], patterns: tuple[str, ...], root: Path) -> None:

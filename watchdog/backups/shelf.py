@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -80,8 +81,8 @@ class Shelf:
         directory = self.points if point else self.directory
         stamp = datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%SZ")
         stem = f"{quote(holding, safe='')}-{stamp}"
-        taken = (directory / f"{stem}.tar.gz", *(directory / f"{stem}-{n}.tar.gz" for n in range(1, 100_000)))
-        return next(path for path in taken if not path.exists())
+        names = chain([f"{stem}.tar.gz"], (f"{stem}-{number}.tar.gz" for number in count(1)))
+        return next(path for path in map(directory.joinpath, names) if not path.exists())
 
     def point_of(self, holding: str, run: str) -> Path:
         """The restore point of a run, made or not."""

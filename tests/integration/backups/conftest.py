@@ -13,15 +13,15 @@ from watchdog.backups.holding import Holding
 from watchdog.backups.shelf import Shelf
 
 JUDGE = """
-import pathlib, sys
-file = pathlib.Path(sys.argv[1])
-text = file.read_text()
-if "port:" not in text:
+import os, sys
+file = sys.argv[1]
+directory = os.path.dirname(file)
+if "port:" not in open(file).read():
     sys.exit(f"{file}:1: port: is required and missing")
-(file.parent / "key").read_text()
-for part in (file.parent / "conf.d").glob("*.yaml"):
-    if "bad" in part.read_text():
-        sys.exit(f"{part}:1: bad: unknown key")
+open(f"{directory}/key").read()
+for name in os.listdir(f"{directory}/conf.d"):
+    if "bad" in open(f"{directory}/conf.d/{name}").read():
+        sys.exit(f"{directory}/conf.d/{name}:1: bad: unknown key")
 """
 """Judges as a real program does: the main file, the fragments beside it, and a secret that no archive has."""
 
@@ -69,7 +69,7 @@ class Program:
             "web",
             (str(self.main), str(self.fragment.with_name("*.yaml"))),
             (self.database,),
-            (sys.executable, str(judge), "{file}"),
+            (sys.executable, "-I", "-S", str(judge), "{file}"),
         )
 
     def every_byte(self) -> dict[str, tuple[bytes, int, int]]:
