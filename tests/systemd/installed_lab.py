@@ -78,6 +78,8 @@ class Lab:
         for kind in ("sysusers.d", "tmpfiles.d"):
             shutil.copy(UNITS / kind / "proxywatch.conf", root / "usr/lib" / kind / "proxywatch.conf")
         shutil.copy(UNITS / "polkit/50-proxywatch.rules", root / "etc/polkit-1/rules.d/50-proxywatch.rules")
+        shutil.copy(UNITS / "catalog/proxywatch.catalog", root / "usr/lib/systemd/catalog/proxywatch.catalog")
+        self.run("journalctl", "--update-catalog")
         self.run("systemd-sysusers")
         self.run("systemd-tmpfiles", "--create", "proxywatch.conf")
         for place, name, key in (

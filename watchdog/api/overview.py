@@ -13,7 +13,7 @@ from watchdog.api import quiet, views
 from watchdog.api.parts import Parts
 from watchdog.api.shapes import moment, number
 from watchdog.core.model import AlertState
-from watchdog.errors import ProbeError, QueryError
+from watchdog.errors import ProbeError, ProxywatchError, QueryError
 from watchdog.release import __version__
 from watchdog.system.proxy_api import MasterStatus
 
@@ -23,16 +23,22 @@ MASTER_SECONDS = 0.1
 """How long an answer may wait for a proxy's master: longer, and `status` itself would seem to hang with it."""
 
 
+_TELLING = frozenset({"child", "unit"})
+"""Kinds of service that tell at once how they are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was asked of the world for this answer. Both by service name; what did not answer is left out."""
+    """What was asked of the world for this answer. All by service name; what did not answer is left out."""
 
     masters: Mapping[str, MasterStatus]
     pids: Mapping[str, int]
+    notes: Mapping[str, str]
+    """Of services without a process: what is known of why."""
 
 
 async def look(parts: Parts) -> Seen:
-    """Asks each proxy's master for its workers, and each child for its process, at this moment."""
+    """Asks each proxy's master for its workers, and each child and unit for its process, at this moment."""
 
     async def ask(name: str) -> MasterStatus | None:
         try:
@@ -43,12 +49,20 @@ async def look(parts: Parts) -> Seen:
     names = list(parts.proxies)
     answers = await asyncio.gather(*(ask(name) for name in names))
     pids: dict[str, int] = {}
+    notes: dict[str, str] = {}
     for name, settings in parts.loaded.config.services.items():
-        if settings.kind == "child":
-            identity = (await parts.services[name].status()).identity
-            if identity is not None:
-                pids[name] = identity.pid
-    return Seen({name: answer for name, answer in zip(names, answers, strict=True) if answer is not None}, pids)
+        if settings.kind in _TELLING:
+            try:
+                known = await parts.services[name].status()
+            except ProxywatchError as error:
+                notes[name] = str(error)
+                continue
+            if known.identity is not None:
+                pids[name] = known.identity.pid
+            elif known.note:
+                notes[name] = known.note
+    masters = {name: answer for name, answer in zip(names, answers, strict=True) if answer is not None}
+    return Seen(masters, pids, notes)
 
 
 def status(parts: Parts, seen: Seen) -> Shape:
@@ -148,6 +162,7 @@ def _service(parts: Parts, name: str, seen: Seen) -> Shape:
         "name": name,
         "kind": settings.kind,
         "state": state,
+        "note": seen.notes.get(name, "") if state != "running" else "",
         "pid": master.pid if master else seen.pids.get(name),
         "url": settings.proxy.url if settings.proxy else None,
         "ready": _flag(_one(parts, "proxywatch_proxy_ready", service=name)),

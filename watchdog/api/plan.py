@@ -16,7 +16,7 @@ from watchdog.api.views import verification
 from watchdog.core.incidents import Incident
 from watchdog.core.permission import Decision
 from watchdog.core.targets import parse_target
-from watchdog.errors import ActionError
+from watchdog.errors import ProxywatchError
 from watchdog.playbooks.schema import Playbook, Rung, fill
 from watchdog.store.runs import Run
 
@@ -103,7 +103,7 @@ def steps(parts: Parts, run: Run, chosen: Iterable[ActionSettings]) -> list[Shap
         action: Action = actions.implementation(kind)(step, context)
         try:
             does, possible = action.describe(), True
-        except ActionError as error:
+        except ProxywatchError as error:
             does, possible = f"cannot be done: {error}", False
         found.append(
             {

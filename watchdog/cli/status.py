@@ -95,6 +95,8 @@ def service_row(service: Shape) -> list[str]:
         known.append("not ready")
     if service["pid"] is not None:
         known.append(f"pid {service['pid']}")
+    if service["note"]:
+        known.append(service["note"])
     return [service["name"], service["state"], ", ".join(known)]
 
 

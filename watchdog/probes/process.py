@@ -91,17 +91,22 @@ class ProcessProbe:
                 continue
             await process.wait_exit(identity)
             self._watched = None
-            emit(self._verdict(await self._look_safely()))
-            await self._until_back(emit)
+            verdict = self._verdict(await self._look_safely())
+            emit(verdict)
+            await self._until_back(emit, verdict)
 
-    async def _until_back(self, emit: Emit) -> None:
-        """What is asked cheaply is asked often while it is down, so that its return is seen early as well."""
+    async def _until_back(self, emit: Emit, said: tuple[Sample, ...]) -> None:
+        """What is asked cheaply is asked often while it is down, so that its return is seen early as well, and what
+        its supervisor makes of its end."""
         while self._watched is None and (self._by_service or self._settings.pidfile):
             await asyncio.sleep(_DOWN_POLL_SECONDS)
             status = await self._look_safely()
             if status.identity is not None:
                 self._watched = status.identity
-                emit(self._verdict(status))
+            verdict = self._verdict(status)
+            if status.identity is not None or verdict != said:
+                said = verdict
+                emit(verdict)
 
     def _verdict(self, status: ServiceStatus) -> tuple[Sample, ...]:
         if status.state == "unknown":

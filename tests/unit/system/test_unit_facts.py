@@ -32,7 +32,7 @@ WELL = UnitFacts(
         ({"active": "reloading"}, "running", False),
         ({"active": "activating", "sub": "start"}, "starting", False),
         ({"active": "activating", "sub": "auto-restart", "result": "exit-code"}, "starting", False),
-        ({"active": "deactivating", "sub": "stop-sigterm"}, "stopped", False),
+        ({"active": "deactivating", "sub": "stop-sigterm"}, "starting", False),
         ({"active": "inactive", "sub": "dead"}, "stopped", True),
         ({"active": "inactive", "sub": "dead", "result": "exit-code"}, "stopped", False),
         ({"active": "failed", "sub": "failed", "result": "oom-kill"}, "failed", False),

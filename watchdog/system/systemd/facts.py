@@ -52,11 +52,12 @@ class UnitFacts:
 
     @property
     def verdict(self) -> UnitVerdict:
-        """For whoever only wants to know whether it runs. One that systemd will start again by itself is starting."""
+        """For whoever only wants to know whether it runs. In the middle of a start or a stop, or while systemd will
+        start it again by itself, it is `starting`: how it will be is not decided, and nothing is wrong yet."""
         match self.active:
             case "active" | "reloading" | "refreshing":
                 return "running"
-            case "activating":
+            case "activating" | "deactivating":
                 return "starting"
             case "failed":
                 return "failed"
