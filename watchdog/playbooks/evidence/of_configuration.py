@@ -37,15 +37,14 @@ async def config_changes(context: ActionContext) -> str:
 
 
 def _told(shelf: Shelf, holdings: list[Holding], now: float) -> str:
-    first, rest = [], []
+    told = []
     for holding in holdings:
         try:
-            said, *lines = _of(shelf, holding, now)
+            told.append(_of(shelf, holding, now))
         except (OSError, BackupError) as error:
-            said, lines = f"{holding.name}: could not be compared: {error}", []
-        first.append(said)
-        rest += lines
-    return "\n".join([*first, *rest])
+            told.append([f"{holding.name}: could not be compared: {error}"])
+    # What has changed is what somebody looks for, so it stands before what has not.
+    return "\n".join(line for lines in sorted(told, key=lambda lines: len(lines) == 1) for line in lines)
 
 
 def _of(shelf: Shelf, holding: Holding, now: float) -> list[str]:
@@ -55,20 +54,23 @@ def _of(shelf: Shelf, holding: Holding, now: float) -> list[str]:
     before = _last_other(archives, holding)
     if before is None:
         since = archives[:_ARCHIVES][-1]
-        return [f"{holding.name}: unchanged since its archive of {_ago(since.made_at, now)} ({since.name})"]
-    differences = list(_differences(holding, before))
-    said = f"{holding.name}: differs from its archive of {_ago(before.made_at, now)} ({before.name})"
-    return [said, *_recent(holding, now), *differences]
+        return [f"{holding.name}: unchanged since its archive of {_ago(since.made_at, now)}: {since.name}"]
+    said = f"{holding.name}: differs from its archive of {_ago(before.made_at, now)}: {before.name}"
+    return [said, *_differences(holding, before, now)]
 
 
 def _recent(holding: Holding, now: float) -> Iterator[str]:
     """The files that were written within a day, the newest first."""
-    found = [(path.stat(), path) for path in holding.files()]
-    written = sorted((s.st_mtime, str(path), s.st_uid) for s, path in found if now - s.st_mtime <= RECENT_SECONDS)[::-1]
-    for at, path, uid in written[:_RECENT_FILES]:
-        yield f"{path}: written {_ago(at, now)}; it belongs to {_owner(uid)}"
-    if len(written) > _RECENT_FILES:
-        yield f"and {len(written) - _RECENT_FILES} more files within a day"
+    found = [(path.stat().st_mtime, path) for path in holding.files()]
+    recent = sorted((at, path) for at, path in found if now - at <= RECENT_SECONDS)[::-1]
+    yield from (f"{path}, {_written(path, now)}" for _at, path in recent[:_RECENT_FILES])
+    if len(recent) > _RECENT_FILES:
+        yield f"and {len(recent) - _RECENT_FILES} more files within a day"
+
+
+def _written(path: Path, now: float) -> str:
+    found = path.stat()
+    return f"written {_ago(found.st_mtime, now)}, of {_owner(found.st_uid)}"
 
 
 def _ago(at: float, now: float) -> str:
@@ -94,22 +96,24 @@ def _last_other(archives: list[Archive], holding: Holding) -> Archive | None:
     return None
 
 
-def _differences(holding: Holding, before: Archive) -> Iterator[str]:
+def _differences(holding: Holding, before: Archive, now: float) -> Iterator[str]:
     """Masked before they are compared: a block of YAML is told apart from a list only in the whole text."""
     then = read_files(before.path)
-    now = {str(path): path for path in holding.files()}
-    for path in sorted({*then, *now}):
-        content = _content(now[path]) if path in now else None
-        if then.get(path) == content:
+    there = {str(path): path for path in holding.files()}
+    for path in sorted({*then, *there}):
+        if path not in there:
+            yield f"{path}: removed"
             continue
-        if path not in then or content is None:
-            yield f"{path}: {'removed' if content is None else 'new'}"
-        else:
-            difference = list(difflib.unified_diff(_lines(then[path]), _lines(content), lineterm="", n=1))[2:]
-            yield f"{path}:" if difference else f"{path}: only what is masked here changed, or blanks"
-            yield from difference[:_DIFFERENCE_LINES]
-            if len(difference) > _DIFFERENCE_LINES:
-                yield f"… {len(difference) - _DIFFERENCE_LINES} more lines"
+        content, written = _content(there[path]), _written(there[path], now)
+        if path not in then:
+            yield f"{path}: new, {written}"
+        elif then[path] != content:
+            found = difflib.unified_diff(_lines(then[path]), _lines(content), lineterm="", n=0)
+            lines = [line for line in [*found][2:] if not line.startswith("@@")]
+            yield f"{path}, {written}:" if lines else f"{path}, {written}: only what is masked here, or blanks"
+            yield from lines[:_DIFFERENCE_LINES]
+            if len(lines) > _DIFFERENCE_LINES:
+                yield f"… {len(lines) - _DIFFERENCE_LINES} more lines"
 
 
 def _content(path: Path) -> bytes:
