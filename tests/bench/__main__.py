@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import checking, footprint, recovery, request_cost
-from tests.bench.figures import BenchError, Figure, table, write
+from tests.bench import checking, first_action, footprint, guard_cost, probes_cost, recovery, request_cost, storm
+from tests.bench.figures import BenchError, Figure, page, table, write
 from tests.bench.machine import PEERS, describe, peer
 from tests.bench.peers import GATEWAYS
 from tests.bench.soak import soak
@@ -18,21 +18,28 @@ _PARTS: dict[str, Callable[[bool, Path | None], Iterator[Figure]]] = {
     "recovery": lambda quick, _: recovery.measure(quick),
     "checking": lambda quick, _: checking.measure(quick),
     "footprint": lambda quick, _: footprint.measure(quick),
+    "guards": lambda quick, _: guard_cost.measure(quick),
+    "action": lambda quick, _: first_action.measure(quick),
+    "probes": lambda quick, _: probes_cost.measure(quick),
+    "storm": lambda quick, _: storm.measure(quick),
 }
+_AGENT = ("guards", "action", "probes", "storm")
+"""What `agent` stands for: what only proxywatch does, written to a page of its own."""
 
 
 def main() -> int:
     """0 when everything could be measured (or the soak found nothing), 1 otherwise, 2 for wrong use."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}, or soak; all but soak")
-    parser.add_argument("--quick", action="store_true", help="short measurements, nothing written")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}, agent, soak; all but soak")
+    parser.add_argument("--quick", action="store_true", help="short measurements; only `agent` is written")
     parser.add_argument("--minutes", type=float, default=30.0, help="of soak")
     parser.add_argument("--peers", type=_directory, metavar="DIR", help="where install_peers.sh has put other gateways")
     parser.add_argument("--output", type=Path, default=Path("bench"), help="where results are written")
     arguments = parser.parse_args()
-    parts = arguments.parts or list(_PARTS)
-    if unknown := sorted(set(parts) - {*_PARTS, "soak"}):
-        parser.error(f"no part is called {unknown[0]!r}; expected {', '.join(_PARTS)} or soak")
+    asked = arguments.parts or list(_PARTS)
+    if unknown := sorted(set(asked) - {*_PARTS, "agent", "soak"}):
+        parser.error(f"no part is called {unknown[0]!r}; expected {', '.join(_PARTS)}, agent or soak")
+    parts = [part for each in asked for part in (_AGENT if each == "agent" else (each,))]
     if "soak" in parts:
         return _soak(arguments.minutes)
     missing = [f"{name} (Debian package {package})" for name, (_, package) in PEERS.items() if peer(name) is None]
@@ -54,6 +61,10 @@ def main() -> int:
     if not arguments.quick and set(parts) >= set(_PARTS):
         write(arguments.output, machine, figures, [*missing, *failed])
         print(f"written to {arguments.output}/results.json and {arguments.output}/README.md")
+    if asked == ["agent"]:
+        how = "python -m tests.bench agent" + " --quick" * arguments.quick
+        page(arguments.output / "agent.md", f"The agent by itself, `{how}`", machine, figures, failed)
+        print(f"written to {arguments.output}/agent.md")
     return 1 if failed else 0
 
 

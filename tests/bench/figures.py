@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -105,13 +105,27 @@ def write(directory: Path, machine: dict[str, str], figures: Sequence[Figure], m
     document = {"machine": machine, "left_out": list(missing), "figures": rows}
     (directory / "results.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     lines = ["# What it costs and how fast it heals", "", _METHOD, ""]
-    lines += [f"- {name}: {value}" for name, value in machine.items()]
-    lines += [f"- left out: {line}" for line in missing]
-    for part, cells in _parts(figures):
-        lines += ["", f"## {part}", "", f"| {' | '.join(_HEADINGS)} |", "|---|---:|---:|---:|---|"]
-        lines += [f"| {' | '.join(row)} |" for row in cells]
-    (directory / "README.md").write_text("\n".join(lines) + "\n")
+    (directory / "README.md").write_text("\n".join([*lines, *_tables(machine, figures, missing)]) + "\n")
 
+
+def page(file: Path, title: str, machine: dict[str, str], figures: Sequence[Figure], missing: Sequence[str]) -> None:
+    """Some parts by themselves, for people."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join([f"# {title}", "", _AGENT_METHOD, "", *_tables(machine, figures, missing)]) + "\n")
+
+
+def _tables(machine: dict[str, str], figures: Sequence[Figure], missing: Sequence[str]) -> Iterator[str]:
+    yield from (f"- {name}: {value}" for name, value in machine.items())
+    yield from (f"- left out: {line}" for line in missing)
+    for part, cells in _parts(figures):
+        yield from ("", f"## {part}", "", f"| {' | '.join(_HEADINGS)} |", "|---|---:|---:|---:|---|")
+        yield from (f"| {' | '.join(row)} |" for row in cells)
+
+
+_AGENT_METHOD = """\
+Real daemons in processes of their own, over real files, sockets and signals; Monit makes the same checks in the same
+cycle, after us. A decision is counted by the CPU clock; everything else in these tables is what somebody outside
+would see, so whatever else the machine does is in it: mind the load before. Nothing here is asserted."""
 
 _METHOD = """\
 `make bench` writes this page and `results.json`. Everything is measured in one run on one machine, ours and the peer

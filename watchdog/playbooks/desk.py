@@ -74,7 +74,7 @@ class Desk:
 
     @property
     def revision(self) -> int:
-        """Another number whenever an unresolved incident has changed."""
+        """Another number whenever an incident comes, goes, or begins or ceases to have firing alerts."""
         return self._open.revision
 
     def on(self, target: str) -> Incident | None:

@@ -48,6 +48,9 @@ class Surroundings:
         self._look = look
         self._check: SelfCheck | None = None
         self._storm_told: float = 0.0
+        self._suspicion = ""
+        self._suspected: set[int] = set()
+        """Incidents whose story tells of the storm that rages."""
         self._known_switch: Pause | None = None
         self._seen: tuple[int, StormLimits] | None = None
         self._found: Outbreak | None = None
@@ -104,26 +107,32 @@ class Surroundings:
         now = self._clock.now()
         self._watch_kill_switch(now)
         raging = self.storm(limits, now)
-        if raging is None or (self._check is not None and now - self._check.at < CHECK_AGAIN_SECONDS):
+        if raging is None:
+            return None
+        if self._check is not None and now - self._check.at < CHECK_AGAIN_SECONDS:
+            await self._tell_incidents()
             return raging
         self._check = await self._look()
         if now - self._storm_told > limits.within + limits.cooldown:
             found = (
                 "; ".join(self._check.faults) or "it found nothing wrong with itself and goes on, one repair at a time"
             )
-            text = f"suspect the observer: {raging.text}; the agent looked at itself: {found}"
-            self._desk.record("storm", text)
-            await self._tell_all(text)
+            self._suspicion = f"suspect the observer: {raging.text}; the agent looked at itself: {found}"
+            self._suspected.clear()
+            self._desk.record("storm", self._suspicion)
+        await self._tell_incidents()
         self._storm_told = now
         return raging
 
-    async def _tell_all(self, text: str) -> None:
-        """Every incident's story says it; some at a time, so that hundreds of them hold nobody up."""
-        everything = self._desk.unresolved
-        for start in range(0, len(everything), TOLD_AT_ONCE):
+    async def _tell_incidents(self) -> None:
+        """Every incident's story says it, also of those that the storm brings later; some at a time, so that hundreds
+        of them hold nobody up."""
+        new = [incident.id for incident in self._desk.unresolved if incident.id not in self._suspected]
+        for start in range(0, len(new), TOLD_AT_ONCE):
             with self._desk.transaction():
-                for incident in everything[start : start + TOLD_AT_ONCE]:
-                    self._desk.tell(incident.id, "storm", text)
+                for identifier in new[start : start + TOLD_AT_ONCE]:
+                    self._desk.tell(identifier, "storm", self._suspicion)
+            self._suspected.update(new[start : start + TOLD_AT_ONCE])
             await asyncio.sleep(0)
 
     def _watch_kill_switch(self, now: float) -> None:

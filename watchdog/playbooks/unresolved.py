@@ -19,7 +19,8 @@ class Unresolved:
         self._by_key: dict[str, int] = {}
         self._by_alert: dict[str, int] = {}
         self.revision = 0
-        """Another number after each change, and never the same for two different contents."""
+        """Another number whenever one comes, goes, or begins or ceases to have firing alerts; never the same for two
+        contents that differ in that."""
         for incident in incidents:
             self.put(incident)
 
@@ -51,8 +52,10 @@ class Unresolved:
 
     def put(self, incident: Incident) -> None:
         """Takes it in as it is now; one that is resolved leaves."""
-        self.revision = next(_revisions)
         known = self._by_id.get(incident.id)
+        stays = known is not None and incident.state is not IncidentState.RESOLVED
+        if not stays or known is None or bool(known.firing) != bool(incident.firing):
+            self.revision = next(_revisions)
         for fingerprint in known.firing if known is not None else ():
             self._by_alert.pop(fingerprint, None)
         if incident.state is IncidentState.RESOLVED:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from watchdog.clock import Clock
-from watchdog.core.grouping import GroupingState
+from watchdog.core.grouping import Group, GroupingState, Member
 from watchdog.core.routing import Delivery
 from watchdog.store.database import Database, Stamp
 
@@ -29,7 +29,7 @@ KEEP_SECONDS = 30 * 86400.0
 GROUPING_FACT = "notification_groups"
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _codec(kind: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
@@ -63,7 +63,7 @@ class Outbox:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._grouping: tuple[Stamp, GroupingState] | None = None
+        self._grouping: _Grouped | None = None
         self.on_put: Callable[[], None] | None = None
 
     def put(self, delivery: Delivery) -> bool:
@@ -164,28 +164,89 @@ class Outbox:
         return self._database.execute("DELETE FROM outbox WHERE ended_at < ?", (now - KEEP_SECONDS,)).rowcount
 
     def save_grouping(self, state: GroupingState) -> None:
-        """Keeps the grouping state; in one transaction with the `put` of what it decided nothing doubles or is lost."""
-        body = _codec(GroupingState).dump_json(state).decode()
-        self._database.execute(
-            "INSERT INTO facts (name, body) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET body = excluded.body",
-            (GROUPING_FACT, body),
-        )
-        self._database.touch(GROUPING_FACT)
-        self._grouping = (self._database.stamp(GROUPING_FACT), state)
+        """Keeps the grouping state; in one transaction with the `put` of what it decided nothing doubles or is lost.
+
+        Members are rows of their own, and only those that changed are written: in a storm each of hundreds of notices
+        would otherwise write all the others again.
+        """
+        stored = self._grouped().rows
+        rows = {_member_name(group, member): member for group in state.groups for member in group.members}
+        bare = tuple(replace(group, members=()) for group in state.groups)
+        order = tuple(tuple(member.notice.incident_id for member in group.members) for group in state.groups)
+        with self._database.transaction():
+            for name, member in rows.items():
+                if stored.get(name) is not member:
+                    self._put_fact(name, _codec(Member).dump_json(member).decode())
+            for name in stored.keys() - rows.keys():
+                self._database.execute("DELETE FROM facts WHERE name = ?", (name,))
+            header = _Header(GroupingState(bare, state.deliveries), order)
+            self._put_fact(GROUPING_FACT, _codec(_Header).dump_json(header).decode())
+            self._database.touch(GROUPING_FACT)
+            self._grouping = _Grouped(self._database.stamp(GROUPING_FACT), state, rows)
 
     def load_grouping(self) -> GroupingState:
-        """The state as last saved, or an empty one; it is read again only when a transaction took something back."""
-        stamp = self._database.stamp(GROUPING_FACT)
-        if self._grouping is None or self._grouping[0] != stamp:
-            self._grouping = (stamp, self._read_grouping())
-        return self._grouping[1]
+        """The state as last saved, or an empty one."""
+        return self._grouped().state
 
-    def _read_grouping(self) -> GroupingState:
-        rows = self._database.query("SELECT body FROM facts WHERE name = ?", (GROUPING_FACT,))
-        if not rows:
-            return GroupingState()
-        state: GroupingState = _codec(GroupingState).validate_json(rows[0]["body"])
-        return state
+    def _grouped(self) -> _Grouped:
+        """Read again only when a transaction took something back."""
+        stamp = self._database.stamp(GROUPING_FACT)
+        if self._grouping is None or self._grouping.stamp != stamp:
+            self._grouping = self._read_grouping(stamp)
+        return self._grouping
+
+    def _read_grouping(self, stamp: Stamp) -> _Grouped:
+        body = self._fact(GROUPING_FACT)
+        if body is None:
+            return _Grouped(stamp, GroupingState(), {})
+        if '"order"' not in body:
+            # Before members had rows of their own they stood in this one.
+            return _Grouped(stamp, _codec(GroupingState).validate_json(body), {})
+        header: _Header = _codec(_Header).validate_json(body)
+        groups, rows = [], dict[str, Member]()
+        for group, incidents in zip(header.state.groups, header.order, strict=True):
+            members = []
+            for incident in incidents:
+                name = f"{_member_prefix(group)}{incident}"
+                rows[name] = _codec(Member).validate_json(self._fact(name) or "")
+                members.append(rows[name])
+            groups.append(replace(group, members=tuple(members)))
+        return _Grouped(stamp, replace(header.state, groups=tuple(groups)), rows)
+
+    def _fact(self, name: str) -> str | None:
+        rows = self._database.query("SELECT body FROM facts WHERE name = ?", (name,))
+        return rows[0]["body"] if rows else None
+
+    def _put_fact(self, name: str, body: str) -> None:
+        self._database.execute(
+            "INSERT INTO facts (name, body) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET body = excluded.body",
+            (name, body),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """Groups without their members, and each group's incidents in order."""
+
+    state: GroupingState
+    order: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Grouped:
+    """The grouping state as it stands in the store, and the rows of its members by name."""
+
+    stamp: Stamp
+    state: GroupingState
+    rows: dict[str, Member]
+
+
+def _member_prefix(group: Group) -> str:
+    return f"notification_member/{group.match.receiver}/{group.key}/"
+
+
+def _member_name(group: Group, member: Member) -> str:
+    return f"{_member_prefix(group)}{member.notice.incident_id}"
 
 
 def backoff_seconds(key: str, attempts: int) -> float:
