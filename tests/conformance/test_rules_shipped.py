@@ -109,6 +109,7 @@ def raised(scene, seconds: float, step: float = 15.0) -> dict[str, tuple[str, st
 
 S, W, C, H, P = "service:llm-proxy", "worker:llm-proxy/1", "cache:llm-proxy", "host", "probe:probe"
 X, F, SRV = "alert:file-/x", "filesystem:/", "filesystem:/srv"
+B = "alert:backup-llm-proxy"
 SCENES = {
     "all well": (
         lambda i: [
@@ -317,6 +318,28 @@ SCENES = {
          sample("heartbeat_max_runtime_seconds", 60, heartbeat="b"),
          sample("heartbeat_last_exit_code", 0, heartbeat="b"), sample("heartbeat_running_seconds", 99, heartbeat="c")],
         15, {"HeartbeatRunsLong": ("warning", "alert:heartbeat-b")},
+    ),
+    "configuration refused": (
+        [sample("proxywatch_service_up", 1), sample("proxywatch_configuration_good", 0)], 660,
+        {"ConfigurationRefused": ("warning", S)},
+    ),
+    "service down since a change": (
+        lambda i: [sample("proxywatch_service_up", 0), sample("proxywatch_configuration_good", 1),
+                   sample("proxywatch_configuration_changed_timestamp_seconds", T0 - 60)], 180,
+        {"ServiceDown": ("critical", S), "ConfigurationSuspected": ("critical", S)},
+    ),
+    "service down long after a change": (
+        [sample("proxywatch_service_up", 0), sample("proxywatch_configuration_good", 1),
+         sample("proxywatch_configuration_changed_timestamp_seconds", T0 - 7200)], 180,
+        {"ServiceDown": ("critical", S)},
+    ),
+    "minimal configuration": (
+        [sample("proxywatch_service_up", 1), sample("proxywatch_configuration_minimal", 1)], 660,
+        {"ConfigurationMinimal": ("warning", "alert:minimal-llm-proxy")},
+    ),
+    "archives are old and the last one bad": (
+        [sample("proxywatch_backup_newest_timestamp_seconds", T0 - 30 * 3600), sample("proxywatch_backup_good", 0)],
+        660, {"BackupStale": ("warning", B), "BackupBad": ("warning", B)},
     ),
     "a file is gone": (
         [sample("file_exists", 0, path="/x"), sample("file_wanted", 1, path="/x"), sample("file_exists", 0, path="/y"),

@@ -88,8 +88,8 @@ def longer_than_announced(manifest: dict[str, Any], members: list[tuple[tarfile.
 
 
 def bomb(manifest: dict[str, Any], members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
-    """A header of tar's own that is a hundred megabytes long and packs to nothing."""
-    members[0][0].name = "files/" + "a" * 100_000_000
+    """A header of tar's own that is twenty megabytes long and packs to nothing."""
+    members[0][0].name = "files/" + "a" * 20_000_000
 
 
 def other_content(manifest: dict[str, Any], members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
@@ -115,7 +115,7 @@ def without_manifest(path: Path) -> None:
 
 def padded(path: Path) -> None:
     whole = gzip.decompress(path.read_bytes())
-    path.write_bytes(gzip.compress(whole + b"\0" * 100_000_000, 1))
+    path.write_bytes(gzip.compress(whole + b"\0" * 20_000_000, 1))
 
 
 def of(change: Rewrite) -> Callable[[Path], None]:
