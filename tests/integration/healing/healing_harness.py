@@ -1,7 +1,9 @@
 """An agent that is killed: `python healing_harness.py` reads lines `SCENARIO DIRECTORY MODE N` and answers each.
 
 Each line forks a process that lives one agent's life over DIRECTORY until nothing is left to do, or until it is killed
-by its own hand: MODE `before` or `after` its N-th commit (0: never). The answer is the exit status.
+by its own hand: MODE `before` its N-th commit, or `after` the N-th of those that leave an effect intended (0: never).
+There is nothing between any other commit and the next, so these are all the worlds that a kill can leave. The answer
+is the exit status.
 """
 
 from __future__ import annotations
@@ -23,13 +25,18 @@ from watchdog.store.database import Database
 LIFE_SECONDS = 30
 
 
+def checked(directory: Path, name: str, truth: str = "") -> dict[str, Any]:
+    """A step that can be recognised."""
+    return step(directory, name, truth, check=check(directory, name))
+
+
 def heals(directory: Path) -> Playbook:
     """Two rungs, the second of two steps; each effect can be recognised."""
 
-    def checked(name: str, truth: str = "") -> dict[str, Any]:
-        return step(directory, name, truth, check=check(directory, name))
-
-    return playbook(rung("one", checked("one")), rung("two", checked("two-a"), checked("two-b", "well")))
+    return playbook(
+        rung("one", checked(directory, "one")),
+        rung("two", checked(directory, "two-a"), checked(directory, "two-b", "well")),
+    )
 
 
 def exhausts(directory: Path) -> Playbook:
@@ -49,6 +56,62 @@ def mitigates(directory: Path) -> Playbook:
         mitigates=True,
         needs_person=[{"when": "served", "text": "A new key is needed."}],
     )
+
+
+def asks(directory: Path) -> Playbook:
+    """A person is asked before the one thing that helps."""
+    return playbook(rung("one", checked(directory, "one", "well"), autonomy="approve"))
+
+
+def long(directory: Path) -> Playbook:
+    """Time enough between its rungs to cancel it."""
+    return playbook(rung("one", checked(directory, "one")), rung("two", checked(directory, "two", "well")))
+
+
+def turns_back(directory: Path) -> Playbook:
+    """What did not help is undone before the next is tried."""
+    return playbook(
+        rung("one", checked(directory, "one"), roll_back=[checked(directory, "undo-a"), checked(directory, "undo-b")]),
+        rung("two", checked(directory, "two", "well")),
+    )
+
+
+FLAKY = """#!/bin/sh
+# flaky.sh: fails once without having done anything, and does it the next time.
+cd "${0%/*}" || exit 9
+if [ ! -e tried ]; then : > tried; exit 1; fi
+echo one >> effects; : > truths/well
+"""
+
+
+def retries(directory: Path) -> Playbook:
+    """Its step fails at first, and nothing has happened."""
+    script = directory / "flaky.sh"
+    script.write_text(FLAKY)
+    more = {"timeout": "10s", "retries": 2, "retry_pause": "5ms", "check": check(directory, "one")}
+    return playbook(rung("one", {"kind": "command", "argv": ["sh", str(script)], **more}))
+
+
+def resorts(directory: Path) -> Playbook:
+    """Nothing of its ladder helps."""
+    return playbook(rung("one", checked(directory, "one")))
+
+
+def last_resort(directory: Path) -> Playbook:
+    """What is left then."""
+    return playbook(rung("last", checked(directory, "last", "well")), name="resort", last_resort=True)
+
+
+def by_time(directory: Path) -> Playbook:
+    """Nobody's alert begins it."""
+    trigger = {"kind": "schedule", "every": "1h", "targets": ["service:web"]}
+    ladder = rung("one", checked(directory, "one"), checked(directory, "two", "well"), verify={"expr": "well", **QUICK})
+    return playbook(ladder, answers=[], triggers=[trigger])
+
+
+def repairs_each(directory: Path) -> Playbook:
+    """Of two services one needs the other."""
+    return playbook(rung("one", step(directory, "{service}", "{service}", check=check(directory, "{service}"))))
 
 
 KILLING = """#!/bin/sh
@@ -80,6 +143,14 @@ SCENARIOS: dict[str, Callable[[Path], Playbook]] = {
     "heals": heals,
     "exhausts": exhausts,
     "mitigates": mitigates,
+    "granted": asks,
+    "denied": asks,
+    "cancelled": long,
+    "back": turns_back,
+    "retried": retries,
+    "resorts": resorts,
+    "by-time": by_time,
+    "suppressed": repairs_each,
     "before": lambda directory: killed_by_its_step(directory, "before"),
     "after": lambda directory: killed_by_its_step(directory, "after"),
     "instead": lambda directory: killed_by_its_step(directory, "instead"),
@@ -87,46 +158,85 @@ SCENARIOS: dict[str, Callable[[Path], Playbook]] = {
 
 
 def dying(mode: str, at: int) -> type[Database]:
-    """A database whose process ends just before or just after its `at`-th commit."""
+    """A database whose process ends just before its `at`-th commit, or just after the `at`-th with an open intent."""
 
     class Dying(Database):
         commits = 0
 
         def _commit(self) -> None:
-            self.commits += 1
-            if mode == "before" and self.commits == at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if mode == "before":
+                self.commits += 1
+                if self.commits == at:
+                    os.kill(os.getpid(), signal.SIGKILL)
             super()._commit()
-            if mode == "after" and self.commits == at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if mode == "after" and at and self.query("SELECT 1 FROM effects WHERE outcome IS NULL"):
+                self.commits += 1
+                if self.commits == at:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
     return Dying
 
 
 async def live(scenario: str, directory: Path, mode: str, at: int) -> None:
     """As the daemon does: incidents agree with alerts, what was left goes on, what is open is considered."""
-    world = World(directory, SCENARIOS[scenario](directory), database=dying(mode, at))
-    down = alert()
-    world.firing = {} if world.holds("well") else {down.fingerprint: down}
+    playbooks = [SCENARIOS[scenario](directory), *([last_resort(directory)] if scenario == "resorts" else [])]
+    world = World(directory, *playbooks, database=dying(mode, at))
+    world.depends_on["web"] = ("service:db",)
+    measure(world, scenario)
     world.desk.sync(world.firing.values())
     await world.runner.resume()
     async with asyncio.timeout(LIFE_SECONDS):
-        while not over(world):
-            if world.holds("well") and world.firing:
-                world.firing = {}
+        while not over(world, scenario):
+            measure(world, scenario)
             world.desk.sync(world.firing.values())
             for incident in world.desk.unresolved:
                 world.triage.consider(incident)
+            people(world, scenario)
             world.bell.ring()
             await asyncio.sleep(0.004)
     await world.close()
 
 
-def over(world: World) -> bool:
-    """Nothing is under way, and nothing that could begin is left: resolved, escalated, or kept at bay."""
+def measure(world: World, scenario: str) -> None:
+    """What fires now."""
+    match scenario:
+        case "by-time":
+            world.firing = {}
+        case "suppressed":
+            ill = [alert(f"service:{name}") for name in ("db", "web") if not world.holds(name)]
+            world.firing = {one.fingerprint: one for one in ill}
+        case _:
+            down = alert()
+            world.firing = {} if world.holds("well") else {down.fingerprint: down}
+
+
+def people(world: World, scenario: str) -> None:
+    """What somebody does who wants it, and sees whether it is done already."""
+    runs = world.runs.unended()
+    match scenario:
+        case "granted" | "denied":
+            for run in runs:
+                if run.approval is not None and run.approval.granted is None:
+                    world.runner.answer(run.id, "ann", granted=scenario == "granted")
+        case "cancelled":
+            for run in runs:
+                if world.effects == ["one"] and run.id not in world.runner.clearance.cancelled:
+                    world.runner.cancel(run.id, "ann")
+        case "by-time" if world.runs.get(1) is None:
+            world.begin(None, target="service:web", trigger="schedule")
+
+
+def over(world: World, scenario: str) -> bool:
+    """Nothing is under way, and nothing that could begin is left: resolved, escalated, kept at bay, left to people."""
+    if scenario == "by-time":
+        return world.runs.get(1) is not None and not world.runs.unended()
     known: Any = world.desk.incidents.latest()
     resting = {IncidentState.RESOLVED, IncidentState.ESCALATED, IncidentState.VERIFYING}
-    return bool(known) and all(i.state in resting and world.runner.run_of(i.id) is None for i in known)
+    if scenario == "resorts":
+        resting -= {IncidentState.ESCALATED}
+    return bool(known) and all(
+        (i.state in resting or (i.hands_off and i.heard)) and world.runner.run_of(i.id) is None for i in known
+    )
 
 
 def answer(line: str) -> int:
