@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +69,3 @@ class BareHost:
         told = self.booted.run(*ask, "-H", "content-type: application/json", "-d", body, f"{URL}/v1/chat/completions")
         content: str = json.loads(told.stdout)["choices"][0]["message"]["content"]
         return content
-
-    def await_(self, what: str, probe: Callable[[], Any], seconds: float) -> Any:
-        """The first truthy value of `probe`, for what nothing announces; AssertionError after `seconds`."""
-        deadline, seen = time.monotonic() + seconds, None
-        while time.monotonic() < deadline:
-            with contextlib.suppress(AssertionError, ValueError, KeyError, LookupError):
-                if seen := probe():
-                    return seen
-            time.sleep(0.1)
-        raise AssertionError(f"not within {seconds:g} s: {what}; last seen: {seen!r}")

@@ -51,7 +51,7 @@ def perform(plan: Plan, world: World, tell: Tell, *, back: bool = False) -> bool
         except InstallationError as error:
             tell(Line("failed", step.says, str(error)))
             if back and did:
-                _go_back(plan, world, tell, undone, error)
+                _go_back(plan, world, tell, undone, step, error)
             stands = f"{did} steps before it stand" if did else "nothing was changed"
             raise InstallationError(
                 f"{step.says}: failed",
@@ -75,18 +75,20 @@ def _perform(step: Step, world: World, tell: Tell, undone: list[tuple[Step, Undo
     return 1
 
 
-def _go_back(plan: Plan, world: World, tell: Tell, undone: list[tuple[Step, Undo]], cause: InstallationError) -> None:
+def _go_back(
+    plan: Plan, world: World, tell: Tell, undone: list[tuple[Step, Undo]], failed: Step, cause: InstallationError
+) -> None:
     """Undoes what was changed, newest first, and has it take effect. Raises InstallationError, always."""
     try:
         for step, undo in reversed(undone):
             undo()
             world.save()
-            tell(Line("back", step.says))
+            tell(Line("back", step.says, "as it was before"))
         for step in plan.settling:
             _perform(step, world, tell, [])
     except InstallationError as error:
         raise InstallationError(
-            f"it failed, and so did the way back: {error}",
+            f"{failed.says}: failed, and so did the way back: {error}",
             hint="see `systemctl status llm-proxy proxywatch`; archives of before: `proxywatch backup list`",
         ) from cause
-    raise InstallationError("it failed; everything is as it was before, and well", hint=cause.hint) from cause
+    raise InstallationError(f"{failed.says}: failed; all is as it was before, and well", hint=cause.hint) from cause

@@ -38,15 +38,17 @@ from watchdog.installation.world import Record
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`changes` have ways back; `settling` makes what is there then take effect, and may be done again after those."""
+    """`changes` have ways back; `settling` makes what is there then take effect, also after those; `clearing` is for
+    the case that all went well."""
 
     changes: tuple[Step, ...]
     settling: tuple[Step, ...] = ()
+    clearing: tuple[Step, ...] = ()
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """All of them, in order."""
-        return self.changes + self.settling
+        return self.changes + self.settling + self.clearing
 
 
 def installation(
@@ -75,9 +77,8 @@ def installation(
         changes += [RemoveFile(path) for path in sorted(gone)]
     changes.append(Judge(environment))
     settling = _settling(system, environment) if live else (Enable(layout.UNITS),)
-    if before is not None:
-        settling += tuple(RemoveTree(tree) for tree in _outdated(before, environment))
-    return Plan(tuple(changes), settling)
+    clearing = () if before is None else tuple(RemoveTree(tree) for tree in _outdated(before, environment))
+    return Plan(tuple(changes), settling, clearing)
 
 
 def removal(record: Record, *, purge: bool, live: bool) -> Plan:
@@ -94,7 +95,7 @@ def removal(record: Record, *, purge: bool, live: bool) -> Plan:
         steps += [RemoveTree(path) for path in (*layout.CONFIGURATION, *layout.DATA)]
     # The programs that do this may be among them, so that they go late.
     steps += [RemoveTree(path) for path in sorted(record.trees)]
-    directories = [path for path in record.directories if not _of_configuration(path)]
+    directories = {path for path in (*record.directories, record.home) if path and not _of_configuration(path)}
     steps += [RemoveDirectory(path) for path in sorted(directories, key=len, reverse=True)]
     return Plan(tuple(steps))
 
@@ -139,13 +140,14 @@ def _settling(system: dict[str, bytes], environment: Environment) -> tuple[Step,
     else:
         programs = tuple(f"{environment.programs}/{name}" for name in layout.PROGRAMS)
     catalogues = [path for path in system if path.endswith(".catalog")]
-    services = (layout.PROXY, layout.AGENT)
+    needed = {unit: (*programs, *(p for p in system if p.endswith(f"/{unit}"))) for unit in layout.UNITS}
     return (
         Reload(layout.UNITS),
         *(UpdateCatalogue(path) for path in catalogues),
         Enable(layout.UNITS),
         Start(layout.SOCKET),
-        *(Start(unit, (*programs, *(path for path in system if path.endswith(f"/{unit}")))) for unit in services),
+        Start(layout.PROXY, needed[layout.PROXY], without=layout.AGENT),
+        Start(layout.AGENT, needed[layout.AGENT]),
         Gate(environment),
     )
 

@@ -205,6 +205,8 @@ class Start:
     unit: str
     files: tuple[str, ...] = ()
     """Files and links that a process reads at its start."""
+    without: str | None = None
+    """A unit that is stopped before a restart, so that it does not take that for a fault; a later step starts it."""
 
     @property
     def says(self) -> str:
@@ -225,10 +227,11 @@ class Start:
 
     def do(self, world: World) -> Undo | None:
         active = properties(world, self.unit, "ActiveState").get("ActiveState") in ("active", "reloading")
-        try:
-            ask(world, "systemctl", "restart" if active else "start", self.unit, seconds=_START_SECONDS)
-        except InstallationError as error:
-            raise InstallationError(f"{error}\n{last_words(world, self.unit)}") from error
+        if active and self.without:
+            ask(world, "systemctl", "stop", self.without, seconds=_START_SECONDS)
+        verb = "restart" if active else "start"
+        if world.command(("systemctl", verb, self.unit), _START_SECONDS).status != 0:
+            raise InstallationError(f"{self.unit} did not start\n{last_words(world, self.unit)}")
         return None
 
     def _newer(self, world: World, began: float) -> str | None:
