@@ -54,6 +54,8 @@ class Slot:
         self.consecutive_crashes = 0
         self.next_start_at: float | None = None
         self.last_exit: str | None = None
+        self.last_pid: int | None = None
+        """The process that ended last, and how."""
         self._launch = launch
         self._clock = clock
         self._announce = announce
@@ -140,6 +142,7 @@ class Slot:
             "consecutive_crashes": self.consecutive_crashes,
             "next_start_at": self.next_start_at,
             "last_exit": self.last_exit,
+            "last_pid": self.last_pid,
         }
 
     # What happens to it
@@ -199,7 +202,7 @@ class Slot:
     def _died(self, child: Child) -> None:
         del self._processes[child.pid]
         child.bury()
-        self.last_exit = child.exit_text()
+        self.last_exit, self.last_pid = child.exit_text(), child.pid
         self._on_exit(child)
         self._announce("exited", self.number, child.pid)
         crashed = not child.excused and not (child.process.returncode == 0 and child.serving is not None)

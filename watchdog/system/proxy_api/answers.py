@@ -29,6 +29,8 @@ class WorkerStatus(Answer):
     consecutive_crashes: int = 0
     next_start_at: float | None = None
     last_exit: str | None = None
+    last_pid: int | None = None
+    """The process of this slot that ended last, and how."""
 
 
 class MasterStatus(Answer):

@@ -1,0 +1,74 @@
+"""Evidence of the kernel's hand: whether it killed something of the service for want of memory, and what."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from watchdog.actions import ActionContext
+from watchdog.errors import ActionError, ProbeError
+from watchdog.system.command import run_command
+from watchdog.system.memory_group import MemoryGroup, memory_group
+from watchdog.system.proxy_api import MasterStatus
+from watchdog.units import format_bytes
+
+KERNEL_SECONDS = 2.0
+KERNEL_SINCE = "-10min"
+_KILLED = "[Oo]ut of memory: Killed process"
+_SIGKILL = re.compile(r"\bsignal 9\b")
+
+
+async def out_of_memory(context: ActionContext) -> str:
+    """Kills by the limit of the service's control group since that was made, which for a unit is its last start; the
+    workers that ended by such a signal, with their pids; and what the kernel's own log says where it may be read."""
+    master = await _master(context)
+    pid = master.pid if master is not None else await _service_pid(context)
+    group = None if pid is None else await asyncio.to_thread(memory_group, pid)
+    killed = [
+        f"worker {worker.slot}, pid {worker.last_pid}, ended by {worker.last_exit}"
+        for worker in (master.workers if master is not None else ())
+        if worker.last_exit and _SIGKILL.search(worker.last_exit)
+    ]
+    kernel = await _kernel()
+    if group is None or not group.oom_kills:
+        return "\n".join([_none(group), *kernel])
+    suspects = f"; {'; '.join(killed)}" if killed else ""
+    return "\n".join([_told(group) + suspects, *kernel])
+
+
+async def _master(context: ActionContext) -> MasterStatus | None:
+    try:
+        return await context.proxy.status()
+    except (ActionError, ProbeError):
+        return None
+
+
+async def _service_pid(context: ActionContext) -> int | None:
+    identity = (await context.service.status()).identity
+    return identity.pid if identity is not None else None
+
+
+def _told(group: MemoryGroup) -> str:
+    count = "a process" if group.oom_kills == 1 else f"{group.oom_kills} processes"
+    figures = [
+        f"{name} {format_bytes(value)}"
+        for name, value in (("limit", group.limit), ("peak", group.peak), ("now", group.used))
+        if value is not None
+    ]
+    return f"out of memory: the kernel killed {count} of {group.unit} ({', '.join(figures) or 'no limit of its own'})"
+
+
+def _none(group: MemoryGroup | None) -> str:
+    if group is None:
+        return "nothing accounts for the memory of this service, so a kill for want of it would not be seen here"
+    return f"the kernel killed no process of {group.unit} for want of memory"
+
+
+async def _kernel() -> list[str]:
+    """What the kernel wrote lately of processes that it killed so; nothing where its log may not be read."""
+    wanted = ("--dmesg", "--quiet", "--no-pager", "--no-hostname", f"--since={KERNEL_SINCE}", f"--grep={_KILLED}")
+    try:
+        result = await run_command(("journalctl", "--output=short-iso", *wanted), timeout=KERNEL_SECONDS)
+    except ActionError:
+        return []
+    return result.output.strip().splitlines()[-10:] if result.status == 0 else []
