@@ -99,6 +99,7 @@ def overview(workers: int = 2, incidents: int = 1) -> dict[str, Any]:
         "kind": "child",
         "state": "running",
         "pid": 4000,
+        "note": "",
         "url": "http://127.0.0.1:8000",
         "ready": True,
         "workers_serving": workers,
