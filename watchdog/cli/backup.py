@@ -205,6 +205,7 @@ def _runs(options: argparse.Namespace) -> bool:
 
 
 async def _undo(options: argparse.Namespace) -> int:
+    from watchdog.backups.archive import read_manifest
     from watchdog.backups.restoring import undo
 
     vault = _vault(options)
@@ -212,6 +213,8 @@ async def _undo(options: argparse.Namespace) -> int:
     points = vault.shelf.archives(holding.name, points=True)
     if not points:
         raise BackupError(f"there is no restore point of {holding.name}", hint="only a restore by hand leaves one here")
+    if read_manifest(points[0].path).databases:
+        await _require_stopped(options, holding)
     async with vault.shelf.lock():
         said = await undo(vault.shelf, holding, points[0].path)
         points[0].path.unlink()
