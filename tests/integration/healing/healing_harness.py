@@ -19,7 +19,7 @@ from typing import Any
 from healing_world import QUICK, World, alert, check, playbook, rung, step
 
 from watchdog.core.model import IncidentState
-from watchdog.playbooks.schema import Playbook
+from watchdog.playbooks.schema import Playbook, playbook_model
 from watchdog.store.database import Database
 
 LIFE_SECONDS = 30
@@ -262,5 +262,6 @@ def answer(line: str) -> int:
 
 
 if __name__ == "__main__":
+    playbook_model()  # Once, and not in each life: it imports every action.
     for request in sys.stdin:
         print(answer(request), flush=True)

@@ -20,6 +20,7 @@ from watchdog.core.steadiness import Steadiness
 from watchdog.core.targets import parse_target
 from watchdog.errors import StoreError
 from watchdog.intake import Intake
+from watchdog.playbooks.schema import Playbook
 from watchdog.store.alerts import Alerts
 from watchdog.store.database import Database
 from watchdog.store.future import bring_back, dated_by
@@ -110,8 +111,15 @@ class Agent(World):
 
     database: MortalDatabase
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        playbooks: Iterable[Playbook] = PLAYBOOKS.values(),
+        limits: Limits = LIMITS,
+        sync_seconds: float = SYNC_SECONDS,
+    ) -> None:
         self.machine = machine
+        self._sync_seconds = sync_seconds
         clock = AgentClock(machine.time)
         machine.clock = clock
 
@@ -120,7 +128,7 @@ class Agent(World):
             bring_back(database, Outbox(database, clock), clock.now())
             return database
 
-        super().__init__(machine.directory, *PLAYBOOKS.values(), limits=LIMITS, database=opened, clock=clock)
+        super().__init__(machine.directory, *playbooks, limits=limits, database=opened, clock=clock)
         self.firing = machine.alerts
         self.depends_on = {name: tuple(needs) for name, needs in NEEDS.items()}
         self._ready = False
@@ -178,7 +186,7 @@ class Agent(World):
 
     async def _keep_in_step(self) -> None:
         while True:
-            await asyncio.sleep(SYNC_SECONDS)
+            await asyncio.sleep(self._sync_seconds)
             with self._trouble():
                 await self.surroundings.watch(self.guards.limits.storm)
                 self.desk.sync(self.firing.values())
