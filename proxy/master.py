@@ -309,7 +309,8 @@ class Master:
 
     async def _reload(self) -> Answer:
         """A good file is rolled out slot by slot; a bad one is named on one line, and the last good one stays."""
-        async with self._reloading, self._manager.reload():
+        longest = len(self._slots) * (self._plan.pace.start_timeout + self._plan.pace.drain_timeout)
+        async with self._reloading, self._manager.reload(longest):
             try:
                 zygote, plan = await asyncio.to_thread(judged, self._file, self._overrides)
             except (ConfigError, ZygoteFailed) as error:

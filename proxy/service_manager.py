@@ -22,7 +22,7 @@ _FIRST_PASSED_FD = 3
 """sd_listen_fds(3): SD_LISTEN_FDS_START."""
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 _SIGNS_PER_LIMIT = 3
-_STOP_MARGIN_SECONDS = 10.0
+_MARGIN_SECONDS = 10.0
 
 
 def passed_socket() -> socket.socket | None:
@@ -82,9 +82,10 @@ class ServiceManager:
         self._notifier.notify("READY=1")
 
     @asynccontextmanager
-    async def reload(self) -> AsyncIterator[None]:
-        """While inside, a reload is under way."""
-        self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={int(self._clock.monotonic() * 1e6)}")
+    async def reload(self, seconds: float) -> AsyncIterator[None]:
+        """While inside, a reload is under way, which may take so long, whatever the unit says."""
+        began = f"RELOADING=1\nMONOTONIC_USEC={int(self._clock.monotonic() * 1e6)}"
+        self._notifier.notify(f"{began}\n{_patience(seconds)}")
         try:
             yield
         finally:
@@ -96,8 +97,7 @@ class ServiceManager:
 
     def stopping(self, seconds: float) -> None:
         """The end begins, and may take so long, whatever the unit says."""
-        patience = int((seconds + _STOP_MARGIN_SECONDS) * 1e6)
-        self._notifier.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={patience}")
+        self._notifier.notify(f"STOPPING=1\n{_patience(seconds)}")
 
     async def live(self) -> None:
         """Gives signs of life (WatchdogSec=) from the loop that replaces workers, until cancelled."""
@@ -109,3 +109,7 @@ class ServiceManager:
         """Lets go of systemd's socket."""
         if self._notifier.socket is not None:
             self._notifier.socket.close()
+
+
+def _patience(seconds: float) -> str:
+    return f"EXTEND_TIMEOUT_USEC={int((seconds + _MARGIN_SECONDS) * 1e6)}"

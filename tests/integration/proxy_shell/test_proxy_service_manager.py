@@ -102,10 +102,11 @@ async def test_signs_of_life_come_within_the_limit_and_a_reload_is_told(tmp_path
         living = asyncio.create_task(watched.live())
         assert [(await asyncio.to_thread(heard.recv, 64)) for _ in range(3)] == [b"WATCHDOG=1"] * 3
         living.cancel()
-        async with watched.reload():
+        async with watched.reload(20):
             pass
-        told = [heard.recv(64) for _ in range(2)]
+        told = [heard.recv(256) for _ in range(2)]
         watched.close()
         another.close()
     assert told[0].startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+    assert told[0].endswith(b"\nEXTEND_TIMEOUT_USEC=30000000")
     assert told[1] == b"READY=1"
