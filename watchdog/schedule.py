@@ -31,8 +31,9 @@ class Pace:
 
 
 def _share(name: str) -> float:
-    """In (0, 1], and the same for a name at every start."""
-    return (crc32(name.encode()) + 1) / 2**32
+    """Between a quarter and five quarters, and the same for a name at every start: a job that came again sooner could
+    find its first run still under way, as all begin at once."""
+    return 0.25 + crc32(name.encode()) / 2**32
 
 
 def _paced(pace: Pace, gap: float) -> Any:
@@ -94,8 +95,8 @@ class Schedule:
             self._scheduler.shutdown(wait=False)
 
     def every(self, name: str, pace: Pace, work: Work, *, at_once: bool = True) -> None:
-        """Adds or replaces a job. The gap after its first run is shorter than its interval, by a share that its name
-        decides: jobs that begin together must not all come due together for ever after."""
+        """Adds or replaces a job. The gap after its first run is a share of its interval that its name decides: jobs
+        that begin together must not all come due together for ever after."""
         gap = pace.interval * _share(name)
         self._expected[name] = self._clock.now() + (0.0 if at_once else pace.interval)
         self._irregular.add(name)
