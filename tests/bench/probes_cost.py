@@ -61,7 +61,7 @@ def _measure(place: Lab, count: int, quick: bool) -> Iterator[Figure]:
     theirs = _monit(place, port, count, rounds)
     part = f"{count} probes every {_INTERVAL_SECONDS:g} s"
     aim = Aim(_LATENESS_MS, "figure") if count == _OF_RECORD else None
-    monit = ("Monit", None if theirs is None else theirs[0])
+    monit = ("Monit", None if theirs is None else theirs[0] * 100)
     yield Figure(part, "CPU, of one core", share * 100, "%", *monit)
     yield Figure(part, "CPU a probe", share * _INTERVAL_SECONDS / count * 1e6, "µs")
     yield Figure(part, "memory of its own (USS)", memory, "MiB", "Monit", theirs and theirs[1])
