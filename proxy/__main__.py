@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="judge a configuration").add_subparsers(required=True, metavar="WHAT")
     check = config.add_parser("check", help="say whether FILE could be run")
     check.add_argument("file", nargs="?")
+    check.add_argument(
+        "--without-secrets", action="store_true", help="for another user: do not look at the files that hold secrets"
+    )
     check.set_defaults(command=_config_check)
 
     keys = commands.add_parser("key", help="make callers' keys").add_subparsers(required=True, metavar="WHAT")
@@ -142,14 +145,15 @@ def _run(arguments: argparse.Namespace) -> int:
         zygote.close()
 
 
-def _load(file: str | None, overrides: dict[str, Any]) -> Any:
+def _load(file: str | None, overrides: dict[str, Any], *, secrets: bool = True) -> Any:
     from proxy import config_file
 
-    return config_file.load(config_file.find(file), os.environ, overrides)
+    return config_file.load(config_file.find(file), os.environ, overrides, secrets=secrets)
 
 
 def _config_check(arguments: argparse.Namespace) -> int:
-    loaded = _load(arguments.file or os.environ.get("LLM_PROXY_CONFIG"), {})
+    secrets = not arguments.without_secrets
+    loaded = _load(arguments.file or os.environ.get("LLM_PROXY_CONFIG"), {}, secrets=secrets)
     print(f"{loaded.file}: good")
     return 0
 

@@ -54,8 +54,11 @@ def find(given: str | None) -> Path:
     raise ConfigError(f"no configuration found; expected one of {', '.join(map(str, places))}, or --config FILE")
 
 
-def load(file: Path, environment: Mapping[str, str], overrides: Document | None = None) -> Loaded:
-    """Settings from `file`, overridden by `environment` and then by `overrides`. ConfigError for every fault."""
+def load(
+    file: Path, environment: Mapping[str, str], overrides: Document | None = None, *, secrets: bool = True
+) -> Loaded:
+    """Settings from `file`, overridden by `environment` and then by `overrides`. ConfigError for every fault; without
+    `secrets` not for those of the files that hold them, which only the proxy's own user may be able to see."""
     root, document = _parse(file)
     for name, value in sorted(environment.items()):
         if name.startswith(_ENVIRONMENT_PREFIX) and name not in _NOT_SETTINGS:
@@ -65,7 +68,8 @@ def load(file: Path, environment: Mapping[str, str], overrides: Document | None 
         settings = Settings.model_validate(document)
     except ValidationError as error:
         raise _explain(error, file, root, environment) from None
-    _check_secrets(settings, file, root)
+    if secrets:
+        _check_secrets(settings, file, root)
     return Loaded(settings, document, file)
 
 

@@ -38,6 +38,8 @@ _AGENT = (
         r"(?m)^(      admin_key_file: )\S+.*$",
         rf"\g<1>{CREDENTIALS_OF_AGENT}/secret_{ADMIN_KEY}   # systemd hands it over",
     ),
+    # The secrets of llm-proxy are handed to its unit alone, and the agent has to judge without.
+    _Change(r"(?m)^(      check: \[llm-proxy, config, check)(, \"\{file\}\"\])", r"\g<1>, --without-secrets\g<2>"),
     # What is in the state directory of another user cannot be read, and must not be promised.
     _Change(
         r"(?m)^      databases: .*\n",

@@ -36,6 +36,7 @@ def install(world: World, release: Release, wanted: Wanted, tell: Tell) -> bool:
     there = world.record.release
     if there and there != release.identity:
         raise InstallationError(f"{there} is installed, and this is {release.identity}", hint="proxywatch upgrade")
+    _refuse_overridden(world)
     environment = _environment(world, release, wanted)
     plan = installation(release, environment, _admin_key(world, release), live=world.live)
     if wanted.rehearsal:
@@ -122,6 +123,19 @@ def _environment(world: World, release: Release, wanted: Wanted) -> Environment:
             f"{wanted.venv} has version {version}, and this is {__version__}", hint=f"do this with {program}"
         )
     return brought_environment(str(wanted.venv))
+
+
+def _refuse_overridden(world: World) -> None:
+    """A unit of the same name in /etc would be used instead of what is installed, and nobody would see why."""
+    for unit in layout.UNITS:
+        path = f"/etc/systemd/system/{unit}"
+        place = world.at(path)
+        if place.is_symlink() and str(place.readlink()) == "/dev/null":
+            raise InstallationError(f"{unit} is masked", hint=f"systemctl unmask {unit}")
+        if place.is_symlink() or place.exists():
+            raise InstallationError(
+                f"{path} would be used instead of ours", hint="move it away; changes belong in a drop-in"
+            )
 
 
 def _admin_key(world: World, release: Release) -> str:

@@ -40,6 +40,8 @@ def test_the_agent_watches_the_unit() -> None:
     assert service["proxy"]["master_socket"] == "/run/llm-proxy/master.sock"
     assert service["proxy"]["admin_key_file"] == "/run/credentials/proxywatch.service/secret_llm-proxy-admin.key"
     assert service["recovery"]["files"] == ["/etc/llm-proxy/llm-proxy.yaml"]
+    assert service["recovery"]["check"] == ["llm-proxy", "config", "check", "--without-secrets", "{file}"]
+    assert not {"databases", "temporary", "cache"} & set(service["recovery"])
     assert (found["state_dir"], found["run_dir"], found["log_dir"]) == (
         "/var/lib/proxywatch",
         "/run/proxywatch",

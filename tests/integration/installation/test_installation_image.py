@@ -195,6 +195,20 @@ def test_another_release_is_no_installation(image: Image) -> None:
     assert failure.value.hint == "proxywatch upgrade"
 
 
+def test_a_unit_that_would_hide_ours_is_refused(image: Image) -> None:
+    """One of the same name in /etc/systemd/system, or a mask there, is named with what to do about it."""
+    image.install()
+    place = image.at("/etc/systemd/system/proxywatch.service")
+    place.symlink_to("/dev/null")
+    with pytest.raises(InstallationError, match="masked") as failure:
+        image.install()
+    assert failure.value.hint == "systemctl unmask proxywatch.service"
+    place.unlink()
+    place.write_text("[Service]\n")
+    with pytest.raises(InstallationError, match="would be used instead of ours"):
+        image.install()
+
+
 def test_what_is_removed_is_what_was_installed(image: Image) -> None:
     """Uninstall leaves configuration and what was changed, and says so; twice is nothing to do; purge takes more."""
     before = set(image.files())

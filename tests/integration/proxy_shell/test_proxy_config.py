@@ -88,6 +88,18 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.Capt
         assert words in capsys.readouterr().err
 
 
+def test_another_user_judges_without_the_secrets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`config check --without-secrets` takes a secret that is not there for granted, and still names every fault."""
+    file = tmp_path / "c.yaml"
+    key = "auth: {keys: [{id: caller, key_file: " + str(tmp_path / "handed-to-the-unit-alone") + "}]}\n"
+    file.write_text(GOOD + key)
+    assert main(["config", "check", str(file)]) == 2
+    assert main(["config", "check", "--without-secrets", str(file)]) == 0
+    file.write_text(GOOD + key + "wrokers: 2\n")
+    assert main(["config", "check", "--without-secrets", str(file)]) == 2
+    assert "wrokers" in capsys.readouterr().err
+
+
 def test_the_environment_overrides_and_its_faults_are_named(tmp_path: Path) -> None:
     """LLM_PROXY_* values win over the file, reach sections, and are named when wrong."""
     file = tmp_path / "c.yaml"
