@@ -147,6 +147,9 @@ class Judge:
         *earlier, (effect, rung, details, step, playbook, trigger, intended_at, _) = rows
         attempt = json.loads(details)["attempt"]
         first = all((r[1], json.loads(r[2])["attempt"]) != (rung, attempt) for r in earlier)
+        same = [r for r in earlier if (r[1], json.loads(r[2])["attempt"], r[3]) == (rung, attempt, step)]
+        if any(outcome != "not_done" for *_, outcome in same):
+            self._say(f"run {run} does step {step} of {rung} again, and nobody knows that it had not happened")
         return Intent(effect, rung, attempt, step, playbook, trigger, intended_at, first)
 
     def _rung(self, intent: Intent) -> Rung:
