@@ -36,6 +36,7 @@ SHORTEST: dict[str, dict[str, Any]] = {
     "provider_key": {"key": "spare", "state": "retired"},
     "remove_files": {"directories": ["/no-such/place"], "patterns": ["*.tmp"], "min_age": "1d"},
     "rotate_logs": {"directories": ["/no-such/place"], "patterns": ["*.log.1"], "min_age": "1d"},
+    "watch_service": {"looks": 2, "interval": "10ms", "in_a_row": 2},
     "vacuum_journal": {"keep_time": "7d", "journalctl": ["/no-such/journalctl"]},
 }
 """The keys without which a kind cannot be; every other kind needs none."""

@@ -14,6 +14,8 @@ import aiohttp
 import yaml
 from world import QUESTION, World, eventually, story
 
+from watchdog.backups.shelf import Shelf
+
 SERVICE = "service:llm-proxy"
 
 
@@ -45,7 +47,7 @@ def prepare(world: World, **playbook: Any) -> None:
 
 def archives(world: World) -> list[Path]:
     """Of the proxy, newest first."""
-    return sorted((world.root / "var/lib/proxywatch/backups").glob("llm-proxy-*.tar.gz"), reverse=True)
+    return [archive.path for archive in Shelf(world.root / "var/lib/proxywatch/backups").archives("llm-proxy")]
 
 
 def ledger(world: World) -> Path:
