@@ -55,7 +55,7 @@ class BareHost:
 
     def installed(self, *arguments: str) -> Any:
         """What the installed command line prints as JSON."""
-        return json.loads(self.booted.run("/opt/proxywatch/bin/proxywatch", "--json", *arguments).stdout)
+        return json.loads(self.booted.run("proxywatch", "--json", *arguments).stdout)
 
     def steps(self, *arguments: str) -> dict[str, str]:
         """What became of each step of an installation, an upgrade or a removal, by what it says."""

@@ -45,7 +45,12 @@ mkdir -p opt/proxywatch opt/python opt/dependencies etc/systemd/system.conf.d
 printf '[Manager]\nDefaultEnvironment=LD_LIBRARY_PATH=/opt/python/lib\n' > etc/systemd/system.conf.d/lab.conf
 for group in $(echo "$3" | tr : ' '); do echo 0 > "$group/cgroup.procs"; done
 shift 3
-exec systemd-nspawn "$@"
+status=133  # how it says that the system wants to be booted again
+while [ "$status" = 133 ]; do
+  status=0
+  systemd-nspawn "$@" || status=$?
+done
+exit "$status"
 """
 """What this machine has enabled or installed of ours is not the lab's; only what Debian starts by itself is. The
 interpreter may have been built for another place than the one it is bound to, and then seeks its library there."""
@@ -217,11 +222,26 @@ class BootedSystem:
         return self._console.read_text(errors="replace")[-3000:]
 
     def _find_leader(self) -> int:
-        """unshare's child is nspawn, and nspawn's child the container's first process."""
+        """unshare's child is the shell, the shell's is nspawn, and nspawn's the container's first process."""
         pid = self._process.pid
-        for _ in range(2):
+        for _ in range(3):
             (pid,) = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
         return pid
+
+    def reboot(self) -> None:
+        """Boots it again, orderly; what is on its disk stays. BootError."""
+        before = self.leader
+        self.run("systemctl", "--no-block", "reboot")
+        deadline = time.monotonic() + BOOT_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError, ValueError):
+                self.leader = self._find_leader()
+                self.root = Path(f"/proc/{self.leader}/root")
+                told = self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip()
+                if self.leader != before and told in {"running", "degraded"}:
+                    return
+            time.sleep(0.05)
+        raise BootError(f"not booted again within {BOOT_SECONDS:g} s:\n{self._tail()}")
 
     def _install_programs(self) -> None:
         """A virtual environment with a copy of the checkout in it, as an installation makes one."""

@@ -17,6 +17,7 @@ from watchdog.journal.message_ids import MESSAGE_IDS
 
 OUR_OWN = ("/etc/llm-proxy", "/etc/proxywatch", "/var/lib/llm-proxy", "/var/lib/proxywatch", "/var/log/llm-proxy")
 CURRENT = "/opt/proxywatch/current"
+CALLER_KEY = "/run/credentials/llm-proxy.service/secret_caller"
 RESOLVED = MESSAGE_IDS["resolved"]
 
 
@@ -111,7 +112,12 @@ def _heal(host: BareHost) -> None:
 
 
 def _upgrade(host: BareHost) -> None:
+    """With a configuration that somebody has changed: a caller's key, which systemd hands to the proxy alone."""
     old = host.at(CURRENT).readlink()
+    host.booted.write("/etc/llm-proxy/credentials/caller", "a caller's key\n", 0o600)
+    configuration = host.at("/etc/llm-proxy/llm-proxy.yaml")
+    mine = configuration.read_text().replace("  keys:\n", f"  keys:\n    - {{id: caller, key_file: {CALLER_KEY}}}\n")
+    configuration.write_text(mine)
     with host.at(f"{CHECKOUT}/proxy/__init__.py").open("a") as file:
         file.write("# another release\n")
     host.booted.write("/opt/lab_knock.py", (Path(__file__).parent / "lab_knock.py").read_text())
@@ -124,7 +130,12 @@ def _upgrade(host: BareHost) -> None:
     assert host.at(CURRENT).readlink() != old
     assert set(seen) == {"200"}
     assert seen["200"] > 100
-    assert set(host.steps("upgrade").values()) == {"ok"}
+    assert configuration.read_text() == mine
+    again = host.steps("upgrade")
+    assert {says for says, became in again.items() if became != "ok"} == {"write /etc/llm-proxy/llm-proxy.yaml"}
+    host.booted.run("curl", "--fail", "-H", "authorization: Bearer a caller's key", f"{URL}/v1/models")
+    told = ("_SYSTEMD_UNIT=proxywatch.service", "--grep=llm-proxy: archived as .*accepted")
+    host.booted.await_journal(*told, seconds=60)  # so that the agent has judged it, and found it good
 
 
 def _go_back(host: BareHost) -> None:
@@ -142,6 +153,7 @@ def _go_back(host: BareHost) -> None:
 def _remove(host: BareHost, before: set[str]) -> None:
     became = host.steps("uninstall")
     assert set(became.values()) <= {"did", "ok"}
+    assert not host.at("/usr/local/bin/proxywatch").is_symlink()
     left = json.loads(host.proxywatch("uninstall", "--json").stdout)
     assert left["outcome"] == "nothing to do"
     said = {note.partition(":")[0] for note in left["notes"]}
