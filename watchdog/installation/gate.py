@@ -45,12 +45,13 @@ class Judge:
         return None
 
     def _refused(self, world: World) -> str | None:
-        for name, module, path in (
-            ("llm-proxy", "proxy", PROXY_FILE),
-            ("proxywatch", "watchdog.cli.main", AGENT_FILE),
+        # Secrets of the proxy are handed to its unit when it starts, and may be new.
+        for name, module, path, options in (
+            ("llm-proxy", "proxy", PROXY_FILE, ("--without-secrets",)),
+            ("proxywatch", "watchdog.cli.main", AGENT_FILE, ()),
         ):
-            program = (f"{self.environment.programs}/{name}",) if world.live else (sys.executable, "-m", module)
-            done = world.command((*program, "config", "check", str(world.at(path))), 60.0)
+            program = (f"{self.environment.directory}/bin/{name}",) if world.live else (sys.executable, "-m", module)
+            done = world.command((*program, "config", "check", *options, str(world.at(path))), 60.0)
             if done.status != 0:
                 return done.last_line
         return None

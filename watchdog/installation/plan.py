@@ -63,7 +63,6 @@ def installation(
     changes: list[Step] = [Archive(release.identity)] if before is not None and live else []
     if environment.release:
         changes.append(BuildEnvironment(environment, release))
-        changes += _links(environment)
     changes += [PutFile(path, content) for path, content in system.items()]
     if live:
         changes += _users_and_directories(system)
@@ -76,6 +75,8 @@ def installation(
         gone = [path for path in before.files if path not in wanted and not path.endswith(".new")]
         changes += [RemoveFile(path) for path in sorted(gone)]
     changes.append(Judge(environment))
+    # Last, for whatever is begun from here on runs the new release.
+    changes += _links(environment)
     settling = _settling(system, environment) if live else (Enable(layout.UNITS),)
     clearing = () if before is None else tuple(RemoveTree(tree) for tree in _outdated(before, environment))
     return Plan(tuple(changes), settling, clearing)
@@ -120,9 +121,12 @@ def _configuration(release: Release, admin_key: str) -> Iterator[tuple[str, byte
 
 
 def _links(environment: Environment) -> Iterator[Step]:
-    yield Link(f"{environment.home}/current", f"releases/{environment.release}")
-    yield Link(f"{environment.home}/bin", "current/bin")
-    yield Link(f"{environment.home}/share", "current/share")
+    if environment.release:
+        yield Link(f"{environment.home}/share", "current/share")
+        yield Link(f"{environment.home}/bin", "current/bin")
+        yield Link(f"{environment.home}/current", f"releases/{environment.release}")
+    for name in layout.PROGRAMS:
+        yield Link(f"/usr/local/bin/{name}", f"{environment.programs}/{name}")
 
 
 def _users_and_directories(system: dict[str, bytes]) -> Iterator[Step]:

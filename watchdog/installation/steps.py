@@ -96,15 +96,18 @@ class PutFile:
         ours = now is None or world.record.files.get(self.path) == digest(now)
         path = self.path if ours else self._beside
         before, written = world.read(path), world.record.files.get(path)
+        times = None if before is None else world.at(path).stat()
         world.write(path, self.content, self.mode)
 
         def undo() -> None:
-            if before is None:
+            if before is None or times is None:
                 world.remove(path)
-            else:
-                world.write(path, before, self.mode)
-                if written is None:
-                    del world.record.files[path]
+                return
+            world.write(path, before, self.mode)
+            # A process that was started with it has no reason to be started again.
+            os.utime(world.at(path), ns=(times.st_atime_ns, times.st_mtime_ns))
+            if written is None:
+                del world.record.files[path]
 
         return undo
 
@@ -152,7 +155,7 @@ class Link:
 
     def do(self, world: World) -> Undo | None:
         before = self._now(world)
-        if before is None and world.at(self.path).exists():
+        if os.path.lexists(world.at(self.path)) and self.path not in world.record.links:
             raise InstallationError(
                 f"{self.path} is there and no link of ours", hint="move it away, or name another place"
             )

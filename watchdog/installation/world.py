@@ -20,7 +20,17 @@ from watchdog.installation.layout import RECORD
 
 COMMAND_SECONDS = 60.0
 _STANDARD = frozenset(
-    {"/", "/etc", "/opt", "/usr", "/usr/local", "/usr/local/lib", "/usr/local/lib/systemd", str(Path(RECORD).parent)}
+    {
+        "/",
+        "/etc",
+        "/opt",
+        "/usr",
+        "/usr/local",
+        "/usr/local/bin",
+        "/usr/local/lib",
+        "/usr/local/lib/systemd",
+        str(Path(RECORD).parent),
+    }
 )
 """Directories that are nobody's: one that an image lacks is made, and stays. The record's own goes with the record."""
 

@@ -164,10 +164,11 @@ def test_an_upgrade_that_fails_leaves_everything_as_it_was(image: Image) -> None
     """A judgement that refuses it takes back what the upgrade had changed: units, configuration, files beside."""
     image.install()
     image.record_as("0.0-old", {UNIT: "[Unit]\nDescription=old\n", "/etc/proxywatch/rules/gone.yaml": "groups: []\n"})
-    before = image.files()
+    before, written = image.files(), image.at(UNIT).stat().st_mtime_ns
     with pytest.raises(InstallationError, match="all is as it was before"):
         image.upgrade(fails=["check"])
     assert image.files() == before
+    assert image.at(UNIT).stat().st_mtime_ns == written
     assert image.became()[f"write {UNIT}"] == "back"
     assert image.upgrade()
     assert not image.at("/etc/proxywatch/rules/gone.yaml").exists()
@@ -207,6 +208,19 @@ def test_a_unit_that_would_hide_ours_is_refused(image: Image) -> None:
     place.write_text("[Service]\n")
     with pytest.raises(InstallationError, match="would be used instead of ours"):
         image.install()
+
+
+def test_a_program_of_somebody_else_is_not_replaced(image: Image) -> None:
+    """Where /usr/local/bin has a program of that name already, the installation stops; its own link it may turn."""
+    program = image.at("/usr/local/bin/proxywatch")
+    program.parent.mkdir(parents=True)
+    program.symlink_to("/opt/somebody/else")
+    with pytest.raises(InstallationError, match="link /usr/local/bin/proxywatch"):
+        image.install()
+    assert program.readlink() == Path("/opt/somebody/else")
+    program.unlink()
+    image.install()
+    assert program.readlink() == VENV / "bin/proxywatch"
 
 
 def test_what_is_removed_is_what_was_installed(image: Image) -> None:

@@ -36,8 +36,8 @@ def test_programs_and_judged_configuration_come_before_anything_is_started() -> 
     """Environment, users, directories, configuration, its judgement, units known, enabled, started; then the gate."""
     plan = installation(RELEASE, OWN, "key", live=True)
     order = [
-        *("build /opt/proxywatch/releases/1.0-aaaa", "link /opt/proxywatch/current", "make the users"),
-        *("make /etc/llm-proxy", "make the admin key", "write /etc/llm-proxy/llm-proxy.yaml", "have /etc/llm-proxy"),
+        *("build /opt/proxywatch/releases/1.0-aaaa", "make the users", "make /etc/llm-proxy", "make the admin key"),
+        *("write /etc/llm-proxy/llm-proxy.yaml", "have /etc/llm-proxy", "link /opt/proxywatch/current"),
         *("have systemd", "enable", "start llm-proxy.socket", "start llm-proxy.service", "start proxywatch.service"),
         "see within 60 s",
     ]
