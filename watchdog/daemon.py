@@ -28,11 +28,13 @@ from watchdog.keeping import Keeping
 from watchdog.metrics.engine import RuleEngine
 from watchdog.metrics.series import SeriesStore
 from watchdog.notifiers import NotifierContext
+from watchdog.notifiers.direct import tell
 from watchdog.notifiers.dispatch import Dispatcher
 from watchdog.notifiers.sender import Sender, build_notifiers
 from watchdog.pipeline import Pipeline
 from watchdog.playbooks.bell import Bell
 from watchdog.playbooks.desk import Desk
+from watchdog.remembering import Remembering
 from watchdog.rounds import Rounds
 from watchdog.schedule import Pace, Schedule
 from watchdog.settings import Config
@@ -98,7 +100,8 @@ class Daemon:
         self.desk = Desk(self.database, self.clock, self.engine.alert, self._announce, self.dispatcher.acknowledge)
         self.runs = Runs(self.database)
         self.facts = Facts(self.database)
-        self.reserve = Reserve(self.database.path.parent)
+        reserve = Reserve(self.database.path.parent)
+        self.remembering = Remembering(self.facts, reserve, self.clock, config.run_dir, self._tell_directly)
         self.schedule = Schedule(self.clock)
         self.keeping = Keeping(files.loaded, self.clock, self.schedule)
         vault = self.keeping.vault
@@ -248,18 +251,11 @@ class Daemon:
         while True:
             await asyncio.sleep(SYNC_SECONDS)
             self.schedule.follow_clock()
-            self._keep_reserve()
+            self.remembering.keep_room()
             with self._store_trouble():
                 await self.healing.surroundings.watch(self.guards.limits.storm)
                 self.desk.sync(self.engine.alerts())
                 self.intake.consider(self.desk.unresolved)
-
-    def _keep_reserve(self) -> None:
-        try:
-            if done := self.reserve.keep():
-                log.warning("%s", done)
-        except OSError as error:
-            log.warning("%s: no reserve of space can be kept: %s", self.database.path.parent, error.strerror)
 
     async def _keep_house(self) -> None:
         while True:
@@ -269,11 +265,13 @@ class Daemon:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
     async def _feed_watchdog(self) -> None:
-        """WATCHDOG=1 only while the scheduler itself advances: a loop that merely turns proves nothing."""
+        """WATCHDOG=1 only while the scheduler itself advances and the store can be written: a loop that merely turns
+        proves nothing."""
         limit = self._systemd.watchdog_seconds
         while True:
             await asyncio.sleep(min(5.0, limit / 3) if limit else 5.0)
-            if self.clock.now() - self.schedule.advanced_at < 3 * SELF_SECONDS:
+            now = self.clock.now()
+            if now - self.schedule.advanced_at < 3 * SELF_SECONDS and self.remembering.fit(now):
                 self._systemd.tell("WATCHDOG=1", self._headline())
 
     async def _persistently(self, work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
@@ -286,6 +284,7 @@ class Daemon:
 
     async def _measure_self(self) -> None:
         """The agent's own figures are series like any other, so that rules can watch the watcher."""
+        await self.remembering.try_it()
         with self._store_trouble():
             samples = [*self.schedule.samples(), *self.sender.samples()]
             samples.append(Sample("proxywatch_incidents_unresolved", float(len(self.desk.unresolved))))
@@ -321,6 +320,9 @@ class Daemon:
 
     def _announce(self, notice: Notice) -> None:
         self.dispatcher.notify(notice)
+
+    async def _tell_directly(self, notice: Notice) -> None:
+        await tell(self.dispatcher.config, self.sender.receivers, notice, self.clock.now())
 
     def _holds(self, expression: str) -> bool:
         return bool(self.engine.query(expression, self.clock.now()))
