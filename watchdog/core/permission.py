@@ -133,6 +133,8 @@ class Approval:
     until: float
     granted: bool | None = None
     by: str = ""
+    rung: str = ""
+    """The rung that was shown to them: a yes is for that one alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,7 @@ class Clearance:
                 )
             if decision.final is not None:
                 return RungOutcome.REFUSED, decision.final.text
-            if reasons == (Reason.APPROVAL,) and run.approval is None:
+            if reasons == (Reason.APPROVAL,) and wish.approval is None:
                 self._ask(run, playbook, rung)
             now = self._clock.now()
             patience = began + playbook.wait_at_most
@@ -130,13 +130,13 @@ class Clearance:
             raise CancelledError(self.cancelled[run.id])
 
     def _ask(self, run: Run, playbook: Playbook, rung: Rung) -> None:
-        """Asks a person, once a run, when nothing else stands in the way."""
+        """Asks a person, once a rung, when nothing else stands in the way."""
         now = self._clock.now()
         does = "; ".join(self._effects.describe(run, rung)) or "only wait"
         expires = format_duration(playbook.approval_expires)
         text = f"run {run.id} of {playbook.name} would, at rung {rung.rung}: {does}. Approve within {expires}"
         with self._desk.transaction():
-            self._runs.approve(run, Approval(now, now + playbook.approval_expires))
+            self._runs.approve(run, Approval(now, now + playbook.approval_expires, rung=rung.rung))
             self._desk.tell(run.incident_id, "approval", text, {"run": run.id})
             if run.incident_id is not None:
                 by_hand = (
@@ -157,7 +157,7 @@ class Clearance:
             disruptive=disruptive,
             service=target.labels.get("service") or context.labels.get("service", ""),
             autonomy=rung.autonomy or playbook.autonomy,
-            approval=run.approval,
+            approval=run.approval if run.approval is not None and run.approval.rung in ("", rung.rung) else None,
             by_person=run.trigger == "person",
             run_id=run.id,
             effects=kinds.count(disruptive),

@@ -107,7 +107,9 @@ class Runner:
         if run is None or run.ended_at is not None:
             raise KeyError(run_id)
         self.clearance.cancelled[run_id] = who
-        self._desk.tell(run.incident_id, "cancelling", f"{who} cancelled run {run_id}")
+        with self._desk.transaction():
+            run = self._runs.cancel(run, who)
+            self._desk.tell(run.incident_id, "cancelling", f"{who} cancelled run {run_id}")
         self._bell.ring()
         return run
 
@@ -166,6 +168,8 @@ class Runner:
                     self._incidents.pop(run.incident_id, None)
 
     def _go_on(self, run: Run) -> None:
+        if run.cancelling:
+            self.clearance.cancelled[run.id] = run.cancelling
         playbook = self.playbooks.get(run.playbook)
         if playbook is None:
             self._cancel(run, f"playbook {run.playbook} is no longer there")

@@ -33,6 +33,8 @@ class Run:
     ended_at: float | None
     approval: Approval | None = None
     """What a person was asked, and said, where the playbook's autonomy wants it."""
+    cancelling: str = ""
+    """Who cancelled it; what it is doing now is finished all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,18 @@ class Runs:
         self._database.flush()
         return placed
 
+    def cancel(self, run: Run, who: str) -> Run:
+        """Writes that a person cancelled it; returns the run with it."""
+        placed = self._place(replace(self.get(run.id) or run, cancelling=who))
+        self._database.flush()
+        return placed
+
     def _place(self, run: Run) -> Run:
         position = {
             "labels": dict(run.labels),
             "attempts": [{"rung": a.rung, "outcome": a.outcome, "note": a.note} for a in run.attempts],
             "approval": None if run.approval is None else asdict(run.approval),
+            "cancelling": run.cancelling,
         }
         self._database.execute("UPDATE runs SET position = ? WHERE id = ?", (json.dumps(position), run.id))
         found = self.get(run.id)
@@ -250,6 +259,7 @@ def _run(row: sqlite3.Row) -> Run:
         started_at=row["started_at"],
         ended_at=row["ended_at"],
         approval=Approval(**position["approval"]) if position.get("approval") else None,
+        cancelling=position.get("cancelling", ""),
     )
 
 

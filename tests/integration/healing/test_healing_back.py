@@ -193,3 +193,40 @@ async def test_what_systemd_repairs_by_itself_is_left_to_it(tmp_path: Path, make
     world.bell.ring()
     assert (await healing).state == "verified"
     assert world.effects == ["one"]
+
+
+async def test_a_yes_is_for_what_was_shown(tmp_path: Path, make_world: MakeWorld) -> None:
+    """Each rung that wants a person's approval asks for itself: a yes to the first is none to the next."""
+    asks = {"autonomy": "approve"}
+    world = make_world(
+        playbook(rung("one", step(tmp_path, "one"), **asks), rung("two", step(tmp_path, "two", "well"), **asks))
+    )
+    incident = world.fire(alert())
+    healing = asyncio.create_task(world.heal(incident))
+    await until(lambda: len(world.told("approval")) == 1)
+    (run,) = world.runs.unended()
+    world.runner.answer(run.id, "anna", granted=True)
+    await until(lambda: len(world.told("approval")) == 2)
+    assert world.effects == ["one"]
+    assert "at rung two" in world.told("approval")[1][1]
+    world.runner.answer(run.id, "anna", granted=True)
+    assert (await healing).state == "verified"
+    assert world.effects == ["one", "two"]
+
+
+async def test_a_cancellation_survives_the_agent(tmp_path: Path, make_world: MakeWorld) -> None:
+    """Cancelled while it waited, a run is not gone on with by the agent's next life either."""
+    world = make_world(playbook(rung("one", step(tmp_path, "one", "well"))))
+    (tmp_path / "pause").touch()
+    incident = world.fire(alert())
+    run = world.begin(incident)
+    await until(lambda: world.story(incident, "refused"))
+    world.runs.cancel(run, "anna")
+    await world.close()
+    (tmp_path / "pause").unlink()
+    again = make_world(playbook(rung("one", step(tmp_path, "one", "well"))))
+    again.firing = {alert().fingerprint: alert()}
+    await again.runner.resume()
+    assert (await again.ended(run)).state == "cancelled"
+    assert again.effects == []
+    assert again.incident(incident).hands_off == "anna"
