@@ -55,8 +55,8 @@ class Effects:
     ) -> tuple[Outcome, str] | None:
         """The step at `index` of `rung.all_steps`, once: done or failed, with what was seen; not done if it failed,
         this is not the `last` try, and the world shows that nothing has happened. The way back counts as
-        gentle: it only takes back what was. None if `leave` to act, asked once the world has been surveyed, is gone by then.
-        Raises StoreError, before the effect if its intent cannot be written."""
+        gentle: it only takes back what was. None if `leave` to act, asked once the world has been surveyed, is gone by
+        then. Raises StoreError, before the effect if its intent cannot be written."""
         step = rung.all_steps[index]
         action = build(step, self._within(run))
         try:
