@@ -6,6 +6,7 @@ What is killed in between leaves some files of either kind; doing it again ends 
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import shutil
@@ -33,8 +34,8 @@ class Change:
 
 
 def switch(changes: Sequence[Change]) -> None:
-    """All of them, or none if one cannot be prepared. Rights, owner and time of writing are as the members say.
-    Raises BackupError. Blocks for as long as copying takes."""
+    """All of them, or none if one cannot be prepared. Rights and time of writing are as the members say, and for root
+    the owner too. Raises BackupError. Blocks for as long as copying takes."""
     drafts: list[Path] = []
     try:
         for change in changes:
@@ -86,10 +87,21 @@ def _prepare(change: Change) -> None:
         out.flush()
         found = os.fstat(out.fileno())
         if (found.st_uid, found.st_gid) != (member.uid, member.gid):
-            os.fchown(out.fileno(), member.uid, member.gid)
+            _give(out.fileno(), member)
         os.fchmod(out.fileno(), member.mode)
         os.utime(out.fileno(), ns=(member.modified_ns, member.modified_ns))
         os.fsync(out.fileno())
+
+
+def _give(descriptor: int, member: Member) -> None:
+    """To the member's owner. Only root may give a file away: of anybody else it stays the own, with the group that the
+    directory gives it, which is how a service of another user can go on reading its configuration."""
+    try:
+        os.fchown(descriptor, member.uid, member.gid)
+    except OSError as error:
+        # An owner that a user namespace does not know (PrivateUsers=) is an invalid argument there.
+        if os.geteuid() == 0 or error.errno not in (errno.EPERM, errno.EINVAL):
+            raise
 
 
 def replaced(member: Member, content: bytes, modified_ns: int) -> Member:
