@@ -20,7 +20,8 @@ from proxy.settings import Settings
 def every_route() -> list[Route]:
     """Those of all modules of the package that have a table, and the two that the app adds."""
     settings = Settings.model_validate({"providers": [{"name": "p", "kind": "local", "port": 1}]})
-    services = cast("Services", SimpleNamespace(settings=settings, gateway=None, health=None, metrics_dir=None, restraints=None))
+    parts = {"gateway": None, "health": None, "metrics_dir": None, "restraints": None}
+    services = cast("Services", SimpleNamespace(settings=settings, **parts))
     services.draining = lambda: False  # type: ignore[misc]
     modules = [
         importlib.import_module(f"proxy.endpoints.{found.name}") for found in pkgutil.iter_modules(endpoints.__path__)
