@@ -162,7 +162,7 @@ async def _restore(options: argparse.Namespace) -> int:
         point = vault.shelf.place(holding.name, _now(), point=True)
         with _Progress("") as progress:
             said = await restore(vault.shelf, holding, wanted, point, now=_now(), tell=progress)
-        await _require_good(options, vault, holding, point)
+    await _require_good(options, vault, holding, point)
     taken_over = holding.name == OWN and _runs(options)
     if options.json:
         text.say_json({"restored": holding.name, "said": said, "point": point.name, "reloaded": taken_over})
@@ -182,9 +182,11 @@ async def _require_good(options: argparse.Namespace, vault: Vault, holding: Hold
     from watchdog.backups.judging import judge_pieces
     from watchdog.backups.restoring import undo
 
-    with vault.shelf.scratch() as scratch:
-        problem = await judge_pieces(holding, read_pieces(holding), scratch)
+    async with vault.shelf.lock():
+        with vault.shelf.scratch() as scratch:
+            problem = await judge_pieces(holding, read_pieces(holding), scratch)
     if not problem and holding.name == OWN:
+        # Without the lock: the daemon archives what is in force before it takes over something else.
         try:
             control_of(options).post("/v1/reload", timeout=RELOAD_SECONDS)
         except RefusedRequest as error:
@@ -192,7 +194,8 @@ async def _require_good(options: argparse.Namespace, vault: Vault, holding: Hold
         except Unreachable:
             return
     if problem:
-        await undo(vault.shelf, holding, point)
+        async with vault.shelf.lock():
+            await undo(vault.shelf, holding, point)
         raise BackupError(f"it was refused in its place, and everything is as it was: {problem}")
 
 
