@@ -89,6 +89,8 @@ HOST_HOT = {f"node_cpu_seconds_total__cpu__{cpu}__mode__idle": lambda step: 0.1 
     f"node_cpu_seconds_total__cpu__{cpu}__mode__user": lambda step: 9.9 * step for cpu in "01"
 }
 WORKER = {"service": "llm-proxy", "worker": "1"}
+UP, WHOLE = {"proxywatch_worker_up__worker__1": 1.0}, {"proxywatch_workers_serving": 2.0}
+SERVES = {"proxywatch_worker_serving__worker__1": 1.0, "proxywatch_worker_responsive__worker__1": 1.0}
 CACHE, PROVIDER = {"service": "llm-proxy"}, {"service": "llm-proxy", "provider": "p"}
 
 
@@ -98,6 +100,20 @@ def fault(name: str, **keys: float) -> dict[str, float]:
 
 
 SITUATIONS: dict[str, tuple[str, dict[str, str], Scene, list[str]]] = {
+    "a worker's process has gone": (
+        "restore-worker", WORKER, scene(proxywatch_worker_up__worker__1=0.0, proxywatch_workers_serving=1.0),
+        ["supervisor", "recycle"],
+    ),
+    "a worker was replaced long ago, and the alert is not over yet": (
+        "restore-worker", WORKER, scene(**UP, **WHOLE, **SERVES, proxywatch_worker_start_time_seconds__worker__1=T0),
+        ["supervisor", "recycle"],
+    ),
+    "a worker serves and does not answer": (
+        "restore-worker", WORKER,
+        scene(**UP, **WHOLE, **{**SERVES, "proxywatch_worker_responsive__worker__1": 0.0},
+              proxywatch_worker_start_time_seconds__worker__1=T0),
+        ["recycle"],
+    ),
     "a key is refused and a spare is there": (
         "provider-failover", PROVIDER, scene(**fault("auth", active=0, retiring=0, spare=1, dead=1)),
         ["rotate-key", "breaker", "open-circuit", "drain"],
