@@ -33,7 +33,9 @@ def _check(options: argparse.Namespace) -> int:
     found = judge(options.file or options.config)
     if options.json:
         text.say_json(asdict(found))
-    elif found.problems:
+        return 2 if found.problems else 0
+    text.say(f"warning: {warning}" for warning in found.warnings)
+    if found.problems:
         text.say(found.problems)
     else:
         counts = (

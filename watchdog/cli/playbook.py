@@ -170,13 +170,15 @@ def _schema(_options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from watchdog.cli.judge import judge_playbooks, playbook_files
+    from watchdog.cli.judge import budget_in_force, judge_playbooks, playbook_files
 
     files = options.files or playbook_files(options.config)
-    problems, count = judge_playbooks(files)
+    problems, warnings, count = judge_playbooks(files, budget_in_force(options.config))
     if options.json:
-        text.say_json({"files": [str(file) for file in files], "playbooks": count, "problems": problems})
+        shape = {"playbooks": count, "problems": problems, "warnings": warnings}
+        text.say_json({"files": [str(file) for file in files], **shape})
     else:
+        text.say(f"warning: {warning}" for warning in warnings)
         text.say(problems or f"OK: {text.count(count, 'playbook')} in {text.count(len(files), 'file')}")
     return 2 if problems else 0
 
@@ -238,5 +240,6 @@ def _steps(rung: dict[str, Any]) -> Iterator[str]:
         gravity = "disruptive" if step["disruptive"] else "gentle"
         limits = f"{gravity}, at most {text.span(step['timeout_seconds'])}"
         if step["retries"]:
-            limits += f", {step['retries']} more times if it did not happen"
+            again = "once more" if step["retries"] == 1 else f"{step['retries']} more times"
+            limits += f", {again} if it did not happen"
         yield from _labelled("do", f"{step['does']} ({limits}){_ON_FAILURE.get(step['on_failure'], '')}")

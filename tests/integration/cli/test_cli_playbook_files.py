@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,71 @@ def test_files_are_judged_by_name_or_by_configuration(tmp_path: Path, capsys: py
     assert "unknown key" in line
     assert main(["playbook", "check", str(good), str(good), "--json"]) == 2
     assert "defined twice" in json.loads(capsys.readouterr().out)["problems"][0]
+
+
+STEP = {"kind": "command", "argv": ["true"]}
+DEAR = {**GOOD, "budget": {"1h": 2, "24h": 4}, "ladder": [{"rung": "one", "steps": [STEP] * 3}]}
+
+
+def test_a_rung_dearer_than_its_budget_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three disruptive effects at once with two an hour could never act: an error at the budget, or at the rung where
+    the budget is the configuration's; steps that nobody notices are not counted."""
+    file = tmp_path / "dear.yaml"
+    file.write_text(yaml.safe_dump(DEAR, sort_keys=False))
+    line = next(i for i, text in enumerate(file.read_text().splitlines(), start=1) if text.startswith("budget"))
+    assert main(["playbook", "check", str(file)]) == 2
+    said = capsys.readouterr().out
+    assert said.startswith(f"{file}:{line}: budget: rung 'one' comes to 3 disruptive effects")
+    assert "more than 2 in 1h" in said
+
+    ladder = [{"rung": "one", "steps": [STEP, STEP, STEP, STEP]}]
+    file.write_text(
+        yaml.safe_dump({key: value for key, value in {**DEAR, "ladder": ladder}.items() if key != "budget"})
+    )
+    assert main(["playbook", "check", str(file)]) == 2
+    assert ": ladder.0: rung 'one' comes to 4" in capsys.readouterr().out
+
+    gentle = [STEP, STEP, {**STEP, "disruptive": False}]
+    file.write_text(yaml.safe_dump({**DEAR, "ladder": [{"rung": "one", "steps": gentle}]}))
+    assert main(["playbook", "check", str(file)]) == 0
+    assert capsys.readouterr().out == "OK: 1 playbook in 1 file\n"
+
+
+def test_a_ladder_dearer_than_its_budget_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each rung fits, and all their attempts together do not: it is said, for `config check` too, and is no error."""
+    file = tmp_path / "long.yaml"
+    file.write_text(yaml.safe_dump({**DEAR, "ladder": [{"rung": "one", "attempts": 3, "steps": [STEP]}]}))
+    assert main(["playbook", "check", str(file)]) == 0
+    warning, verdict = capsys.readouterr().out.splitlines()
+    assert warning.startswith(f"warning: {file}:")
+    assert "budget: the whole ladder comes to 3 disruptive effects, and the budget allows 2 in 1h" in warning
+    assert verdict == "OK: 1 playbook in 1 file"
+
+    config = write_config(tmp_path / "whole")
+    (config.parent / "playbooks/long.yaml").write_text(file.read_text())
+    assert main(["config", "check", str(config)]) == 0
+    assert "the whole ladder comes to 3" in capsys.readouterr().out
+    assert main(["config", "check", str(config), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["warnings"]) == 1
+
+
+def test_the_configuration_gives_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A playbook without a budget is held to `guards.budget`."""
+    config = write_config(tmp_path)
+    chosen = yaml.safe_load(config.read_text())
+    chosen["guards"]["budget"] = {"1h": 0}
+    config.write_text(yaml.safe_dump(chosen))
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({key: value for key, value in GOOD.items() if key != "budget"}))
+    assert main(["playbook", "check", str(file)]) == 0
+    assert main(["--config", str(config), "playbook", "check", str(file)]) == 2
+    assert "never allows more than 0 in 1h" in capsys.readouterr().out
+
+
+def test_what_is_shipped_fits_its_budgets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a warning, and so does the example of the playbooks' first page."""
+    page = SHIPPED[0].parents[2] / "docs/playbooks/README.md"
+    (example,) = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    (tmp_path / "example.yaml").write_text(example)
+    assert main(["playbook", "check", *map(str, SHIPPED), str(tmp_path / "example.yaml")]) == 0
+    assert "warning" not in capsys.readouterr().out
