@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from watchdog.core.alerts import Holding, advance, deadline
-from watchdog.core.model import Alert, AlertEvent, AlertState, Labels, Sample, labels_of
+from watchdog.core.model import Alert, AlertEvent, AlertState, Labels, Sample, fingerprint, labels_of
 from watchdog.errors import QueryError, TemplateError
 from watchdog.metrics.promql import Result, evaluate, parse
 from watchdog.metrics.rules import AlertingRule, RecordingRule, RuleGroup, Templates
@@ -48,6 +48,9 @@ class _Rule:
     last_error: str = ""
     restored: bool = False
     held_until: float | None = None
+    inherited: frozenset[str] = frozenset()
+    """Firing alerts of an earlier life: they may not end before what the rule looks back on is measured anew."""
+    covered_at: float | None = None
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -152,7 +155,8 @@ class RuleEngine:
         """Takes back the alerts of an earlier life; returns those that no rule of today could have raised.
 
         Until the series that a rule reads are there again (at most a minute), its alerts stay as they were: a start
-        without measurements yet resolves nothing.
+        without measurements yet resolves nothing. A firing one of a rule that looks back stays until the time that it
+        looks back on has been measured again: an empty window proves nothing.
         """
         strangers = []
         for alert in alerts:
@@ -162,6 +166,8 @@ class RuleEngine:
             else:
                 home.active[alert.fingerprint] = alert
                 home.restored = True
+                if alert.state is AlertState.FIRING:
+                    home.inherited |= {alert.fingerprint}
         return strangers
 
     def measured(self) -> None:
@@ -185,6 +191,7 @@ class RuleEngine:
             known = old.pop(rule.identity, None)
             if known is not None:
                 rule.active, rule.restored, rule.held_until = known.active, known.restored, known.held_until
+                rule.inherited, rule.covered_at = known.inherited, known.covered_at
                 rule.last_at, rule.last_error = known.last_at, known.last_error
         for source in sources - {rule.source for rule in self._rules if isinstance(rule.rule, RecordingRule)}:
             self._store.forget_source(source, now)
@@ -216,6 +223,24 @@ class RuleEngine:
             one.held_until = now + RESTORE_GRACE_SECONDS
         one.restored = now < one.held_until and any(name not in self._store for name in self._inputs(one))
         return one.restored
+
+    def _uncovered(self, one: _Rule, now: float) -> frozenset[str]:
+        """The alerts that may not end yet. The time is counted from the first evaluation with measurements."""
+        if one.inherited:
+            if one.covered_at is None:
+                one.covered_at = now + min(self._reach(one.rule, frozenset()), self._store.retention)
+            if now >= one.covered_at:
+                one.inherited = frozenset()
+        return one.inherited
+
+    def _reach(self, rule: AlertingRule | RecordingRule, above: frozenset[str]) -> float:
+        """How far back the measurements behind a rule lie, through recording rules that look back themselves."""
+        behind = (
+            self._reach(other.rule, above | {other.rule.record})
+            for other in self._rules
+            if isinstance(other.rule, RecordingRule) and other.rule.record in rule.query.names - above
+        )
+        return rule.query.reach + max(behind, default=0.0)
 
     def _inputs(self, one: _Rule) -> set[str]:
         """The measured names behind a rule. What recording rules give may rightly be empty: their inputs count."""
@@ -253,11 +278,16 @@ class RuleEngine:
             rendered[labels] = holding[known_as[0]] = known_as
         # An error in a template is said at each evaluation, so what holds one is rendered anew.
         one.rendered = {} if one.last_error else rendered
-        known = one.active
+        uncovered = self._uncovered(one, now)
         if one.group.limit and len(holding) > one.group.limit:
             holding = {}
             one.last_error = f"more alerts than the group's limit of {one.group.limit}"
-        one.active, events = advance(rule.alert, rule.for_, rule.keep_firing_for, known, list(holding.values()), now)
+        raised = list(holding.values())
+        true = {fingerprint(labels) for labels, _, _ in raised} if uncovered else set()
+        kept = {key: one.active[key] for key in uncovered - true if key in one.active}
+        known = {key: alert for key, alert in one.active.items() if key not in kept} if kept else one.active
+        active, events = advance(rule.alert, rule.for_, rule.keep_firing_for, known, raised, now)
+        one.active = kept | active
         return events
 
 

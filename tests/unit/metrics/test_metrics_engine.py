@@ -209,6 +209,61 @@ def test_a_start_without_measurements_resolves_nothing() -> None:
     assert told(after.evaluate_due(T0 + 5 + RESTORE_GRACE_SECONDS)) == [("B", AlertChange.RESOLVED)]
 
 
+@pytest.mark.parametrize(
+    ("rules", "covered"),
+    [
+        (("alert: A, expr: 'increase(x[15m]) >= 3'",), 900),
+        (("alert: A, expr: 'increase(x[10m] offset 5m) >= 3'",), 900),
+        (("alert: A, expr: 'max_over_time(increase(x[5m])[10m:1m]) >= 3'",), 900),
+        (("alert: A, expr: 'max_over_time(r[5m]) >= 3'", "record: r, expr: 'increase(x[10m])'"), 900),
+        (("alert: A, expr: 'increase(x[6h]) >= 3'",), 3600),
+    ],
+    ids=["range", "offset", "subquery", "recorded", "beyond-retention"],
+)
+def test_a_restored_alert_over_a_window_stays_until_the_window_is_measured_again(
+    rules: tuple[str, ...], covered: int
+) -> None:
+    """It fires on, as it was, over quiet measurements and the end of the first round, and ends once the rule's longest
+    look back holds nothing but measurements of this life."""
+    store, known = SeriesStore(), groups(*rules)
+    before = RuleEngine(known, store)
+    for step in range(120):
+        put(store, "x", float(step), T0 + 15 * step, w="1")
+        before.evaluate_due(T0 + 15 * step)
+    (alert,) = before.alerts()
+    start = T0 + 15 * 120
+    again = SeriesStore()
+    after = RuleEngine(known, again)
+    after.restore([alert])
+    after.measured()
+    for at in range(0, covered, 15):
+        put(again, "x", 120.0, start + at, w="1")
+        assert after.evaluate_due(start + at) == []
+    assert after.alerts() == [alert]
+    assert after.replace(known, start + covered - 1) == []
+    put(again, "x", 120.0, start + covered, w="1")
+    assert told(after.evaluate_due(start + covered)) == [("A", AlertChange.RESOLVED)]
+
+
+def test_a_restored_alert_over_a_window_goes_on_as_any_other_while_it_holds() -> None:
+    """What fires again within the window is the same alert with a new value, and `keep_firing_for` begins where the
+    expression does not hold over a window that is covered."""
+    store = SeriesStore()
+    rules = groups("alert: A, expr: 'max_over_time(x[1m]) > 3', keep_firing_for: 30s")
+    before = RuleEngine(rules, store)
+    put(store, "x", 9.0, T0, w="1")
+    before.evaluate_due(T0)
+    again = SeriesStore()
+    after = RuleEngine(rules, again)
+    after.restore(before.alerts())
+    put(again, "x", 5.0, T0 + 15, w="1")
+    assert after.evaluate_due(T0 + 15) == []
+    assert [alert.value for alert in after.alerts()] == [5.0]
+    put(again, "x", 0.0, T0 + 90, w="1")
+    assert after.evaluate_due(T0 + 90) == []
+    assert told(after.evaluate_due(T0 + 120)) == [("A", AlertChange.RESOLVED)]
+
+
 def test_a_restored_alert_finds_the_rule_with_its_labels() -> None:
     """Of two rules with one name the fixed labels tell which; an alert of no rule is handed back."""
     store = SeriesStore()

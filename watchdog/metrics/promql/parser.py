@@ -82,6 +82,12 @@ class Query:
         return any(not selector.name for selector in _selectors(self.root))
 
     @cached_property
+    def reach(self) -> float:
+        """How many seconds before its own time the measurements can lie that it looks at: its longest range, with the
+        subqueries around it and offsets. 0 if it reads only what is there now."""
+        return _reach(self.root) / 1000
+
+    @cached_property
     def type(self) -> ResultType:
         """What evaluation gives; a `matrix` can be parsed but is no result of a rule."""
         return _type(self.root)
@@ -103,6 +109,8 @@ def parse(text: str) -> Query:
 
 
 def _shortened(text: str) -> str:
+    """On one line, for an error."""
+    text = " ".join(text.split())
     return text if len(text) <= 120 else text[:117] + "..."
 
 
@@ -238,6 +246,18 @@ def _children(node: Node) -> tuple[Node, ...]:
             return left, right
         case _:
             return ()
+
+
+def _reach(node: Node) -> int:
+    own = 0
+    match node:
+        case Selector(when=when):
+            own = max(0, when.offset)
+        case RangeSelector(range=span):
+            own = span
+        case Subquery(range=span, when=when):
+            own = span + max(0, when.offset)
+    return own + max(map(_reach, _children(node)), default=0)
 
 
 def _selectors(node: Node) -> Iterator[Selector]:
