@@ -52,7 +52,10 @@ BROKEN = {
         ["proxywatch.yaml", "routes", "rutes.yaml"],
     ),
     "readable secret": (unreadable, ["routes.yaml:5", "x_hmac_secret_file", "chmod"]),
-    "bad PromQL": (replace("rules/cache.yaml", "max by (service)", "max by service)"), ["rules/cache.yaml:", "Cache"]),
+    "bad PromQL": (
+        replace("rules/cache.yaml", "max by (service)", "max by service)"),
+        ["rules/cache.yaml:", "parenthesis"],
+    ),
     "bad playbook": (
         replace("playbooks/restore-worker.yaml", "kind: restart_service", "kind: reboot"),
         ["restore-worker.yaml:", "reboot", "restart_service"],

@@ -90,7 +90,7 @@ class Lab:
             self.booted.write(f"/etc/{place}/credentials/{name}.key", key + "\n", 0o600)
         self.booted.write("/etc/llm-proxy/llm-proxy.yaml", yaml.safe_dump(PROXY_CONFIGURATION))
         for part in ("rules", "playbooks"):
-            shutil.copytree(REPOSITORY / "config" / part, root / "etc/proxywatch" / part)
+            shutil.copytree(REPOSITORY / "config" / part, root / "etc/proxywatch" / part, dirs_exist_ok=True)
         shutil.copy(REPOSITORY / "config/routes.yaml", root / "etc/proxywatch/routes.yaml")
         self.booted.write("/etc/proxywatch/proxywatch.yaml", yaml.safe_dump(AGENT_CONFIGURATION))
         for script in Path(__file__).parent.glob("lab_*.py"):

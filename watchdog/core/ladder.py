@@ -17,6 +17,8 @@ class RungOutcome(StrEnum):
     """Its `when` did not hold, so there was nothing for it to do."""
     REFUSED = "refused"
     """A guard refused it for longer than a run may wait."""
+    SPENT = "spent"
+    """A budget has no room for it: it, and what stands above it, is not to be had by itself."""
     STOPPED = "stopped"
     """A step failed whose `on_failure` says that nothing more may be tried."""
 
@@ -67,7 +69,7 @@ def next_move(rungs: Sequence[RungLimit], attempts: Sequence[Attempt]) -> Try | 
     last = attempts[-1] if attempts else None
     if last is not None and last.outcome is RungOutcome.VERIFIED:
         return Finished(last.rung)
-    if last is not None and last.outcome in {RungOutcome.STOPPED, RungOutcome.REFUSED}:
+    if last is not None and last.outcome in {RungOutcome.STOPPED, RungOutcome.REFUSED, RungOutcome.SPENT}:
         return Exhausted(last.note or f"rung {last.rung} was {last.outcome}")
     for index, rung in enumerate(rungs):
         mine = [a for a in attempts if a.rung == rung.name]

@@ -37,6 +37,7 @@ class Reason(StrEnum):
     HOST_BUDGET = "host_budget"
 
 
+BUDGETS = frozenset({Reason.BUDGET, Reason.HOST_BUDGET})
 FINAL = frozenset({Reason.OBSERVE_ONLY, Reason.DENIED, Reason.STATE_UNREADABLE, Reason.BUDGET, Reason.HOST_BUDGET})
 """Refusals that a run does not wait out: a person is told instead."""
 
@@ -168,6 +169,8 @@ class Facts:
     troubles: Mapping[str, tuple[Trouble, ...]] | None = None
     running: Mapping[str, int] | None = None
     """Targets on which a run is under way, with the run's id."""
+    disturbed: Mapping[int, str] | None = None
+    """By run: the service that it disturbs now, whatever its target is."""
     stopped_on_purpose: frozenset[str] = frozenset()
     """Services that a person stopped."""
     only_remote_faults: bool = False

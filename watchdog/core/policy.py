@@ -121,6 +121,20 @@ def _one_at_a_time(scene: _Scene) -> Iterable[Denial]:
             yield Denial(Reason.PARENT_BUSY, f"run {run} is at work on {target}, which contains {scene.wish.target}")
         elif parse_target(target).parent == scene.wish.target:
             yield Denial(Reason.BUSY, f"run {run} is at work on {target}, a part of {scene.wish.target}")
+        elif _shares_service(scene, run, target):
+            text = (
+                f"run {run} is at work on {target} and disturbs {scene.wish.service}, which this would disturb as well"
+            )
+            yield Denial(Reason.BUSY, text)
+
+
+def _shares_service(scene: _Scene, run: int, target: str) -> bool:
+    """Whether both disturb the same service by different ends, as the host's memory and the service itself. Two workers
+    of one service are repaired side by side: each is a target of its own."""
+    wish = scene.wish
+    if not (wish.disruptive and wish.service and (scene.facts.disturbed or {}).get(run) == wish.service):
+        return False
+    return not wish.target.kind == parse_target(target).kind == "worker"
 
 
 def _remote(scene: _Scene) -> Iterable[Denial]:

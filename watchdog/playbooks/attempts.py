@@ -20,6 +20,7 @@ from watchdog.playbooks.schema import Playbook, Rung, fill
 from watchdog.playbooks.verification import Verifier
 from watchdog.store.runs import Effect, Run
 
+_HELD_UP = (RungOutcome.REFUSED, RungOutcome.SPENT)
 _NOT_HELPED = (RungOutcome.FAILED, RungOutcome.STOPPED)
 
 
@@ -41,6 +42,8 @@ class Attempts:
             outcome, note = _why_back(rung, done)
         else:
             outcome, note = await self._forward(run, playbook, rung, attempt, done)
+        if outcome in _HELD_UP and (half := self._effects.left_half_done(run, rung, attempt)):
+            return outcome, f"{note}; {half}"
         if outcome not in _NOT_HELPED or not rung.roll_back or not self._effects.done(run, rung, attempt):
             return outcome, note
         return await self._back(run, playbook, rung, attempt, outcome, note)

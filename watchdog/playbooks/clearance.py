@@ -8,7 +8,7 @@ from dataclasses import replace
 from watchdog.actions import ActionContext
 from watchdog.clock import Clock
 from watchdog.core.ladder import RungOutcome
-from watchdog.core.permission import Approval, Decision, Reason, Wish
+from watchdog.core.permission import BUDGETS, Approval, Decision, Reason, Wish
 from watchdog.core.routing import NoticeKind
 from watchdog.core.targets import parse_target
 from watchdog.playbooks.bell import Bell
@@ -98,10 +98,9 @@ class Clearance:
                 self._desk.tell(
                     run.incident_id, "refused", f"rung {rung.rung} may not act yet: {text}{wait}", {"reasons": reasons}
                 )
-            if decision.final is not None:
-                return RungOutcome.REFUSED, decision.final.text
-            if reasons == (Reason.APPROVAL,) and wish.approval is None:
-                self._ask(run, playbook, rung)
+            ended = self._ended(run, playbook, rung, wish, decision)
+            if ended is not None:
+                return ended
             now = self._clock.now()
             patience = began + playbook.wait_at_most
             if wish.approval is not None:
@@ -113,6 +112,19 @@ class Clearance:
             if decision.until is not None:
                 pause = min(pause, decision.until - now)
             await self._bell.wait(max(0.02, pause))
+
+    def _ended(
+        self, run: Run, playbook: Playbook, rung: Rung, wish: Wish, decision: Decision
+    ) -> tuple[RungOutcome, str] | None:
+        """How a refusal ends the attempt; None where it is waited for. Asks a person where only that is missing."""
+        if decision.final is not None:
+            spent = decision.final.reason in BUDGETS
+            return (RungOutcome.SPENT if spent else RungOutcome.REFUSED), decision.final.text
+        if [denial.reason for denial in decision.denials] == [Reason.APPROVAL] and wish.approval is None:
+            if self._runs.denied(run.incident_id, playbook.name, rung.rung):
+                return RungOutcome.REFUSED, f"rung {rung.rung} was not approved before, and is not asked for again"
+            self._ask(run, playbook, rung)
+        return None
 
     def lasts(self, run: Run, playbook: Playbook, rung: Rung, *, begun: bool) -> bool:
         """Whether a run that was allowed still is: looking at the world takes time, in which anything may happen. One

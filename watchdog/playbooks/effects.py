@@ -35,6 +35,15 @@ class Effects:
         mine = [e for e in self._runs.effects_of(run.id) if (e.rung, e.attempt) == (rung.rung, attempt)]
         return {e.step: e for e in mine if e.outcome is not Outcome.NOT_DONE}
 
+    def left_half_done(self, run: Run, rung: Rung, attempt: int) -> str:
+        """What a rung that ended in its middle has done and not finished, in words; empty if it did nothing or all."""
+        done = [index for index in self.done(run, rung, attempt) if index < len(rung.steps)]
+        if not done or len(done) == len(rung.steps):
+            return ""
+        names = [kind_of(rung.steps[index]) for index in sorted(done)]
+        left = [kind_of(step) for index, step in enumerate(rung.steps) if index not in done]
+        return f"rung {rung.rung} was left half done: {', '.join(names)} done, {', '.join(left)} not"
+
     def tries(self, run: Run, rung: Rung, attempt: int, index: int) -> int:
         """How often the step was tried in this attempt, what was proven undone included."""
         mine = [e for e in self._runs.effects_of(run.id) if (e.rung, e.attempt, e.step) == (rung.rung, attempt, index)]

@@ -44,6 +44,7 @@ class Guards:
         self._supervised = supervised
         self._started_at = clock.now()
         self._acting: dict[str, int] = {}
+        self._disturbed: dict[int, str] = {}
         self._promised: dict[int, tuple[Wish, float]] = {}
 
     @property
@@ -69,12 +70,15 @@ class Guards:
     def lock(self, run: Run, allowed: Wish | None = None) -> None:
         """From now on this run acts on its target. What it was `allowed` counts in budgets before it is all done."""
         self._acting[run.target] = run.id
+        if allowed is not None and allowed.disruptive and allowed.service:
+            self._disturbed[run.id] = allowed.service
         if allowed is not None and not allowed.begun:
             self._promised[run.id] = allowed, self._clock.now()
 
     def unlock(self, run: Run) -> None:
         """The run acts no longer; harmless if it did not."""
         self._promised.pop(run.id, None)
+        self._disturbed.pop(run.id, None)
         if self._acting.get(run.target) == run.id:
             del self._acting[run.target]
 
@@ -100,6 +104,7 @@ class Guards:
                 effects=PastEffects((*past, *promised)) if promised else past,
                 troubles={str(wish.target): self._desk.incidents.troubles_of(str(wish.target), now - reach)},
                 running=dict(self._acting),
+                disturbed=dict(self._disturbed),
                 stopped_on_purpose=self._stopped_on_purpose(),
                 only_remote_faults=self._only_remote(incident_id, str(wish.target)),
                 maintenance=around.maintenance(now),

@@ -263,7 +263,20 @@ class Runner:
         with self._desk.transaction():
             if run.incident_id is not None:
                 self._desk.leave_alone(run.incident_id, who)
-            self._cancel(run, f"cancelled by {who}; its incident is left to people until it is over")
+            half = self._half_done(run)
+            why = f"cancelled by {who}; its incident is left to people until it is over"
+            self._cancel(run, f"{why}; {half}" if half else why)
+
+    def _half_done(self, run: Run) -> str:
+        run, playbook = self._runs.get(run.id) or run, self.playbooks.get(run.playbook)
+        if playbook is None:
+            return ""
+        move = next_move([RungLimit(rung.rung, rung.attempts) for rung in playbook.ladder], run.attempts)
+        return (
+            self._effects.left_half_done(run, playbook.ladder[move.index], move.attempt)
+            if isinstance(move, Try)
+            else ""
+        )
 
     def _release(self, run: Run) -> None:
         self.guards.unlock(run)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from watchdog.clock import Clock
 from watchdog.core.incidents import Incident, IncidentEvent, severity_rank
 from watchdog.core.model import IncidentState
+from watchdog.core.permission import Reason
 from watchdog.core.routing import NoticeKind
 from watchdog.core.targets import parse_target
 from watchdog.playbooks.desk import Desk
@@ -156,5 +157,10 @@ class Triage:
             return ""
         rung = next((r for r in playbook.ladder if r.steps), playbook.ladder[0])
         wish = self._runner.clearance.wish(last, playbook, rung)
-        denials = self._guards.ask(wish, playbook, incident.id).denials
+        denied = self._runs.denied(incident.id, playbook.name, rung.rung)
+        denials = [
+            denial
+            for denial in self._guards.ask(wish, playbook, incident.id).denials
+            if denial.reason is not Reason.APPROVAL or denied
+        ]
         return denials[0].text if denials else None

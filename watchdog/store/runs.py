@@ -98,6 +98,18 @@ class Runs:
         self._database.flush()
         return placed
 
+    def denied(self, incident_id: int | None, playbook: str, rung: str) -> bool:
+        """Whether people said no to this rung, or nothing in time, in an ended run for the same incident."""
+        if incident_id is None:
+            return False
+        rows = self._database.query(
+            "SELECT 1 FROM runs WHERE incident_id = ? AND playbook = ? AND ended_at IS NOT NULL"
+            " AND json_extract(position, '$.approval.rung') = ?"
+            " AND json_extract(position, '$.approval.granted') IS NOT 1 LIMIT 1",
+            (incident_id, playbook, rung),
+        )
+        return bool(rows)
+
     def cancel(self, run: Run, who: str) -> Run:
         """Writes that a person cancelled it; returns the run with it."""
         placed = self._place(replace(self.get(run.id) or run, cancelling=who))

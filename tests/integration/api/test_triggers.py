@@ -82,7 +82,7 @@ async def test_guards_hold_for_a_webhook_as_for_an_alert(small: SmallDaemon) -> 
     await triggered(small, hook(small), budget={"1h": 0})
     await call(small, authorization=f"Bearer {TOKEN}")
     run = await small.get("/v1/runs/1", wait=20)
-    assert run["state"] == "refused"
+    assert run["state"] == "exhausted"
     assert run["effects"] == []
 
 
@@ -246,7 +246,7 @@ async def test_a_run_that_nobody_watched_does_not_fail_in_silence(small: SmallDa
     for they saw it."""
     parts = small.parts
     triggers = Triggers(schedule=Schedule(parts.clock), runner=parts.runner, desk=parts.desk, runs=parts.runs)
-    ladder = [{"rung": "one", "steps": [{"kind": "command", "argv": ["false"]}]}]
+    ladder = [{"rung": "one", "steps": [{"kind": "command", "argv": ["false"], "disruptive": False}]}]
     await triggered(small, ladder=ladder, budget={"1h": 10})
     playbook = parts.runner.playbooks["restore-worker"]
 
@@ -258,7 +258,7 @@ async def test_a_run_that_nobody_watched_does_not_fail_in_silence(small: SmallDa
     await parts.runner.finished(triggers.fire(playbook, WORKER, "schedule").id)
     who = {"playbook": "restore-worker", "subject": WORKER}
     assert failed() == [(who, 1.0)]
-    ladder[0]["steps"] = [{"kind": "command", "argv": ["true"]}]
+    ladder[0]["steps"] = [{"kind": "command", "argv": ["true"], "disruptive": False}]
     await triggered(small, ladder=ladder, budget={"1h": 10})
     await parts.runner.finished(triggers.fire(parts.runner.playbooks["restore-worker"], WORKER, "schedule").id)
     assert failed() == [(who, 0.0)]

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from healing_world import World, alert, check, playbook, rung, step, until
+from healing_world import LIMITS, World, alert, check, playbook, rung, step, until
 
 from watchdog.core.model import IncidentState, Outcome, labels_of
-from watchdog.core.permission import Denial, Reason
+from watchdog.core.permission import Denial, Reason, Window
 from watchdog.playbooks.schema import Playbook
 
 MakeWorld = Callable[..., World]
@@ -230,3 +230,58 @@ async def test_a_cancellation_survives_the_agent(tmp_path: Path, make_world: Mak
     assert (await again.ended(run)).state == "cancelled"
     assert again.effects == []
     assert again.incident(incident).hands_off == "anna"
+
+
+async def test_a_no_is_not_asked_for_again(tmp_path: Path, make_world: MakeWorld) -> None:
+    """Whoever said no to a rung is not asked the same again for the same incident, however often it is tried."""
+    world = make_world(
+        playbook(rung("one", step(tmp_path, "one")), rung("two", step(tmp_path, "two"), autonomy="approve")),
+        limits=replace(LIMITS, backoff_max=0.02),
+    )
+    incident = world.fire(alert())
+    world.triage.consider(incident)
+    await until(lambda: world.told("approval"))
+    (run,) = world.runs.unended()
+    world.runner.answer(run.id, "anna", granted=False)
+    await world.ended(run)
+    await until(lambda: world.triage.consider(world.incident(incident)) or len(world.runs.of_incident(incident.id)) > 2)
+    assert len(world.told("approval")) == 1
+    assert "two" not in world.effects
+
+
+async def test_what_was_not_asked_yet_is_asked_later(tmp_path: Path, make_world: MakeWorld) -> None:
+    """A playbook that asks, and whose first run found nothing to do, asks when there is something."""
+    world = make_world(
+        playbook(rung("one", step(tmp_path, "one"), when="needed"), autonomy="approve"),
+        limits=replace(LIMITS, backoff_max=0.02),
+    )
+    incident = world.fire(alert())
+    await consider(world)
+    assert world.incident(incident).state is IncidentState.ESCALATED
+    world.make("needed")
+    await until(lambda: world.triage.consider(world.incident(incident)) or world.told("approval"))
+
+
+async def test_a_spent_budget_is_no_end_for_the_last_resort(tmp_path: Path, make_world: MakeWorld) -> None:
+    """A ladder whose upper rungs the budget has no room for is exhausted: the last resort has its turn."""
+    costly = playbook(rung("one", step(tmp_path, "one")), rung("two", step(tmp_path, "a"), step(tmp_path, "b")))
+    resort = playbook(rung("all", step(tmp_path, "resort")), name="emergency", last_resort=True, budget={"1h": 9})
+    world = make_world(costly, resort, limits=replace(LIMITS, budget=(Window(3600, 2),)))
+    incident = world.fire(alert())
+    await consider(world)
+    assert [a.outcome for a in world.runs.of_incident(incident.id)[0].attempts] == ["failed", "spent"]
+    await consider(world)
+    assert world.effects == ["one", "resort"]
+
+
+async def test_what_is_left_half_done_is_said(tmp_path: Path, make_world: MakeWorld) -> None:
+    """A rung that a person cancels in its middle is not undone behind their back, and they are told what stands."""
+    slow = {"kind": "command", "argv": ["sh", "-c", "sleep 0.2"], "timeout": "5s"}
+    world = make_world(playbook(rung("one", step(tmp_path, "first"), slow, step(tmp_path, "third"))))
+    incident = world.fire(alert())
+    run = world.begin(incident)
+    await until(lambda: "first" in world.effects)
+    world.runner.cancel(run.id, "anna")
+    await world.ended(run)
+    assert "half done" in world.story(incident, "cancelled")[0]
+    assert "third" not in world.effects

@@ -217,7 +217,7 @@ async def test_a_final_refusal_escalates_with_its_reason(tmp_path: Path, make_wo
     world = make_world(one(tmp_path), limits=NOTHING)
     incident = world.fire(alert())
     run = await world.ended(world.begin(incident))
-    assert (run.state, outcomes(run)) == ("refused", ["one refused"])
+    assert (run.state, outcomes(run)) == ("exhausted", ["one spent"])
     assert world.effects == []
     ((kind, reason),) = world.told()
     assert kind == "escalated"
@@ -409,7 +409,7 @@ async def test_budgets_longer_than_a_day_are_kept(tmp_path: Path, make_world: Ma
     )
     world.runs.end(past, "verified", 2.0)
     run = await world.ended(world.begin(world.fire(alert())))
-    assert (run.state, world.effects) == ("refused", [])
+    assert (run.state, world.effects) == ("exhausted", [])
 
 
 async def test_settling_in_needs_no_further_measurement(tmp_path: Path, make_world: MakeWorld) -> None:
@@ -636,7 +636,7 @@ async def test_what_one_run_was_allowed_is_no_room_for_another(tmp_path: Path, m
     first = world.begin(world.fire(alert("worker:web/0")))
     await until(lambda: world.effects == ["slow-begins"])
     second = await world.ended(world.begin(world.fire(alert("worker:web/1")), "other"))
-    assert second.state == "refused"
+    assert second.state == "exhausted"
     world.make("go")
     await world.ended(first)
     assert world.effects == ["slow-begins", "slow-ends", "two"]

@@ -93,8 +93,7 @@ def gauge(service: Service, what: str, subject: str = "") -> float:
 def test_load_is_shed_evenly_and_ends_by_itself(service: Service) -> None:
     """Every second new request at each worker is a 503 `overloaded` with the time to come back; health and admin calls
     go on; when the time is over so is the shedding."""
-    began = time.monotonic()
-    put = admin(service, "/api/load", share=0.5, seconds=2, reason="too hot")
+    put = admin(service, "/api/load", share=0.5, seconds=60, reason="too hot")
     assert put.status_code == 200
     assert put.json() | {"since": 0, "until": 0, "seconds": 0} == {
         "what": "load", "subject": "", "share": 0.5, "since": 0, "until": 0, "seconds": 0, "reason": "too hot",
@@ -107,9 +106,11 @@ def test_load_is_shed_evenly_and_ends_by_itself(service: Service) -> None:
         assert all(one.status_code != two.status_code for one, two in pairwise(statuses))
         refused = next(answer for answer in statuses if answer.status_code == 503)
         assert refused.json()["error"]["code"] == "overloaded"
-        assert refused.headers["retry-after"] in {"1", "2"}
+        assert 0 < int(refused.headers["retry-after"]) <= 60
         assert all(client.get(service.url("/health/live")).status_code == 200 for _ in range(5))
     assert gauge(service, "load") == 0.5
+    began = time.monotonic()
+    assert admin(service, "/api/load", share=0.5, seconds=2).status_code == 200
     service.until(lambda: not told(service))
     assert time.monotonic() - began >= 2
     assert {answer.status_code for answer in ask(service, 6)} == {200}

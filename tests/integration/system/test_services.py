@@ -319,4 +319,4 @@ def test_every_kind_of_service_is_registered() -> None:
     import watchdog.system.services
 
     services.discover(watchdog.system.services)
-    assert list(services.kinds) == ["child", "command", "external"]
+    assert list(services.kinds) == ["child", "command", "external", "unit"]

@@ -103,3 +103,25 @@ def test_nothing_acts_without_leave(disruptive: bool, begun: bool, autonomy: str
     decision = decide(wish, QUIET, LIMITS, NOW)
     allowed = begun or autonomy == "auto" or (autonomy == "approve" and approval is not None and approval.granted)
     assert decision.allowed is bool(allowed)
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "allowed"),
+    [
+        ("host", "service:shop", False),
+        ("host", "worker:shop/0", False),
+        ("service:shop", "host", False),
+        ("cache:shop", "worker:shop/0", False),
+        ("worker:shop/0", "cache:shop", False),
+        ("worker:shop/0", "worker:shop/1", True),
+    ],
+)
+def test_two_repairs_do_not_disturb_one_service_by_different_ends(mine: str, other: str, allowed: bool) -> None:
+    """Whatever the targets are called: while a run disturbs a service no other may, but that two workers are repaired
+    side by side; what disturbs nobody, and another service, is free."""
+    wish = Wish("p", parse_target(mine), True, service="shop", run_id=2)
+    facts = Facts(started_at=0.0, running={other: 1}, disturbed={1: "shop"})
+    assert decide(wish, facts, Limits(), 1e6).allowed is allowed
+    if parse_target(mine).parent is None and parse_target(other).parent is None:
+        assert decide(replace(wish, disruptive=False), facts, Limits(), 1e6).allowed
+        assert decide(wish, replace(facts, disturbed={1: "mail"}), Limits(), 1e6).allowed
