@@ -13,7 +13,8 @@ from typing import Literal
 from pydantic import model_validator
 
 from watchdog.actions import ActionContext, ActionSettings, Sighting, Survey, actions
-from watchdog.backups.restoring import Wanted, is_restored, is_undone, plan_time, restore, undo
+from watchdog.backups.restoring import Wanted, is_restored, plan_time, restore
+from watchdog.backups.undoing import is_undone, undo
 from watchdog.core.model import Outcome
 from watchdog.errors import ActionError, ProxywatchError
 from watchdog.registry import Duration
@@ -106,7 +107,7 @@ class RestorePoint:
     async def perform(self, survey: Survey) -> str:
         context = self._context
         async with context.shelf.lock():
-            return await undo(context.shelf, context.holding, _point_of(context))
+            return await undo(context.shelf, context.holding, _point_of(context), now=context.clock.wall())
 
     async def observe(self, survey: Survey) -> Sighting:
         point = Path(str(survey["point"]))

@@ -13,12 +13,14 @@ from pathlib import Path
 from watchdog.backups import archive, databases
 from watchdog.backups.holding import BESIDE_DATABASES, Holding, Piece, member_of, read_pieces
 from watchdog.backups.judging import Verdict, examine
-from watchdog.backups.manifest import FORMAT, Manifest, Member
+from watchdog.backups.manifest import FORMAT, MOST_MEMBERS, Manifest, Member
 from watchdog.backups.minimal import is_minimal
 from watchdog.backups.shelf import Shelf
 from watchdog.backups.switching import to_the_end
 from watchdog.errors import BackupError
 from watchdog.release import __version__
+
+_MOST_NAMED = 5
 
 
 async def create(
@@ -44,7 +46,7 @@ def _create(
         twin = scratch / f"copy-{number}"
         try:
             databases.copy(database, twin)
-            pieces.append(_of_database(database, twin))
+            pieces.append(_piece(database, twin, "database"))
         except BackupError as error:
             if database.exists():
                 left_out[str(database)] = str(error).removeprefix(f"{database}: ")
@@ -72,23 +74,38 @@ def _create_point(holding: Holding, target: Path, now: float, with_databases: bo
         raise BackupError(f"{error.filename}: cannot be read: {error.strerror}") from error
     if with_databases:
         parts = (Path(f"{d}{suffix}") for d in holding.databases for suffix in ("", *BESIDE_DATABASES))
-        pieces += [_of_database(part, part) for part in parts if part.is_file()]
+        pieces += [_piece(part, part, "database") for part in parts if part.is_file()]
     bare = holding if with_databases else replace(holding, databases=())
     manifest = _manifest(bare, pieces, now, "restore point").model_copy(update={"point": True})
     archive.write(target, manifest, [piece.content for piece in pieces])
     return manifest
 
 
-def _of_database(database: Path, content: Path) -> Piece:
-    """`content` under the name and with the rights of `database`."""
+def keep_found(
+    shelf: Shelf, holding: Holding, point: str, changed: Sequence[str], parts: Sequence[Path], *, now: float
+) -> None:
+    """Keeps these files, before the undo of a restore point takes back what was `changed` in some of them. Where a link
+    leads is kept in the link's name. Raises BackupError. The lock is held."""
+    pieces = [_piece(path, path, "file") for path in holding.files()] + [_piece(p, p, "database") for p in parts]
+    if len(pieces) > MOST_MEMBERS:
+        raise BackupError(f"{holding.name}: {len(pieces)} files are more than {MOST_MEMBERS}")
+    target = shelf.place(holding.name, now, found=True)
+    names = ", ".join(Path(path).name for path in changed[:_MOST_NAMED]) + ", …" * (len(changed) > _MOST_NAMED)
+    manifest = _manifest(holding, pieces, now, f"what an undo found changed: {names}")
+    kept = manifest.model_copy(update={"point": True, "undone": point, "changed": tuple(changed)})
+    archive.write(target, kept, [piece.content for piece in pieces])
+
+
+def _piece(path: Path, content: Path, kind: str) -> Piece:
+    """`content` under the name and with the rights of `path`."""
     try:
-        found = database.stat()
+        found = path.stat()
         with content.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             digest = archive.digest_of(file)
     except OSError as error:
         raise BackupError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    return Piece(member_of(database, "database", found, size, digest), content)
+    return Piece(member_of(path, kind, found, size, digest), content)
 
 
 def _manifest(holding: Holding, pieces: Iterable[Piece], now: float, reason: str) -> Manifest:

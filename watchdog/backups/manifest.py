@@ -54,6 +54,10 @@ class Manifest(Settings):
     versions: dict[str, str]
     point: bool = False
     """A restore point: every byte as found, good or bad, and never chosen for a restore by itself."""
+    undone: str = ""
+    """The restore point whose undo kept this before it took it back; empty: not of that kind."""
+    changed: tuple[str, ...] = ()
+    """What had been changed by somebody else then."""
     minimal: bool = False
     """Made while a minimal configuration was in place, which is no configuration to come back to."""
     main: str

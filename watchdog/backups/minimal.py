@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from watchdog.errors import BackupError
@@ -20,13 +21,24 @@ def minimal_of(whole: bytes, overlay: dict[str, Any]) -> bytes:
         raise BackupError(f"not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise BackupError("it is no mapping, so nothing can be laid over it")
-    said = _MARK + b"; `proxywatch backup list` shows the whole one's archives\n"
-    return said + yaml.safe_dump(_over(document, overlay), sort_keys=False, allow_unicode=True).encode()
+    said = _MARK + b"; `proxywatch backup list` shows the whole one's archives; sha256 of what follows: "
+    smaller = yaml.safe_dump(_over(document, overlay), sort_keys=False, allow_unicode=True).encode()
+    return said + _digest(smaller) + b"\n" + smaller
 
 
 def is_minimal(content: bytes) -> bool:
     """Whether `minimal_of` made it."""
     return content.startswith(_MARK)
+
+
+def is_untouched(content: bytes) -> bool:
+    """Whether it is what `minimal_of` made, and nobody has edited it since."""
+    first, _, rest = content.partition(b"\n")
+    return is_minimal(content) and first.endswith(b" " + _digest(rest))
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

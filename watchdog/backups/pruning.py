@@ -9,13 +9,14 @@ from watchdog.errors import BackupError
 
 
 async def prune(shelf: Shelf, holding: Holding, *, now: float, keep: float, at_least: int) -> list[Archive]:
-    """Removes what is older than `keep` seconds, except the newest `at_least` that verify, and restore points likewise
-    (the newest `at_least`, whatever is in them). What was removed. Raises BackupError. The lock is held."""
+    """Removes what is older than `keep` seconds, except the newest `at_least` that verify, and restore points and what
+    undoing them found likewise (the newest `at_least`, whatever is in them). What was removed. Raises BackupError. The
+    lock is held."""
     archives = shelf.archives(holding.name)
     old = [archive for archive in archives if archive.made_at < now - keep]
     kept = await _last_good(shelf, holding, archives, at_least) if old else set()
-    points = [p for p in shelf.archives(holding.name, points=True)[at_least:] if p.made_at < now - keep]
-    gone = [archive for archive in old if archive.name not in kept] + points
+    points = shelf.archives(holding.name, points=True)[at_least:] + shelf.archives(holding.name, found=True)[at_least:]
+    gone = [archive for archive in old if archive.name not in kept] + [p for p in points if p.made_at < now - keep]
     try:
         for archive in gone:
             archive.path.unlink()
@@ -37,7 +38,10 @@ async def _last_good(shelf: Shelf, holding: Holding, archives: list[Archive], at
 
 
 def _prune_points_of_runs(shelf: Shelf, before: float) -> None:
-    """A run that is over this long will not be undone any more."""
-    for path in [*shelf.points.glob("*-run-*.tar.gz"), *shelf.points.glob("*.plan")]:
+    """A run that is over this long will not be undone any more; and a plan goes with its point."""
+    for path in shelf.points.glob("*-run-*.tar.gz"):
         if path.stat().st_mtime < before:
+            path.unlink()
+    for path in shelf.points.glob("*.plan"):
+        if not path.with_suffix("").exists():
             path.unlink()

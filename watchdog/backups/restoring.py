@@ -1,8 +1,8 @@
-"""Puts a program's configuration and databases back: a restore point first, then only what was verified, and undone on
-demand.
+"""Puts a program's configuration and databases back: a restore point first, then only what was verified.
 
-A restore is known by the name of its point. What it was about to put in place stands in a plan beside the point, so
-that whoever comes after a crash can tell a restore that ended from one that did not.
+A restore is known by the name of its point. What it was about to put in place stands in a plan beside the point, a line
+for each restore with that point, so that whoever comes after a crash can tell a restore that ended from one that did
+not, and whoever undoes it can tell what it wrote from what somebody else did.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,9 +40,10 @@ class Wanted:
 
 @dataclass(slots=True)
 class _Choice:
-    """What was found so far. `passed_over` says why, by name."""
+    """What was found so far. `there`: what is as wanted already, by path. `passed_over` says why, by name."""
 
     changes: list[Change] = field(default_factory=list)
+    there: dict[str, str | None] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     passed_over: dict[str, str] = field(default_factory=dict)
 
@@ -56,7 +57,7 @@ async def restore(
         tell("keeping everything as it is in a restore point")
         await create_point(holding, point, now=now, with_databases=wanted.databases)
         choice = await _choose(shelf, holding, wanted, scratch, tell)
-        plan = {change.path: _digest(change) for change in choice.changes}
+        plan = choice.there | {change.path: _digest(change) for change in choice.changes}
         await asyncio.to_thread(_write_plan, point, plan)
         tell("putting it in place")
         await to_the_end(lambda: switching.switch(choice.changes))
@@ -64,53 +65,56 @@ async def restore(
     return "; ".join(filter(None, ("; ".join(choice.said), over)))
 
 
-async def undo(shelf: Shelf, holding: Holding, point: Path) -> str:
-    """Puts everything back as the restore point has it, to the byte. Raises BackupError. The lock is held."""
-    if not await asyncio.to_thread(point.exists):
-        return "nothing had been changed"
-    with shelf.scratch() as scratch:
-        members = scratch / "members"
-        members.mkdir()
-        manifest = await asyncio.to_thread(archive.unpack, point, members)
-        changes = _whole(holding, manifest, scratch)
-        await to_the_end(lambda: switching.switch(changes))
-    return f"{len(manifest.members)} files are as they were found"
-
-
-def is_undone(holding: Holding, point: Path) -> bool:
-    """Whether everything is as the restore point has it. Raises BackupError or OSError."""
-    manifest = archive.read_manifest(point)
-    now = digests(_covered(holding, manifest))
-    return now == {**dict.fromkeys(now), **{m.path: m.sha256 for m in manifest.members}}
-
-
 def is_restored(point: Path) -> bool:
     """Whether the restore that made this point came to its end: what it planned to put in place is there."""
+    plans = _plans(point)
+    return bool(plans) and digests(plans[-1]) == plans[-1]
+
+
+def written(point: Path) -> set[tuple[str, str | None]]:
+    """Path and digest of all that restores with this point were about to put in place."""
+    return {pair for plan in _plans(point) for pair in plan.items()}
+
+
+def forget(point: Path) -> None:
+    """Removes a restore point that nobody comes back to, and what stands beside it. Raises BackupError."""
     try:
-        plan = json.loads(_plan_of(point).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(plan, dict) and digests(plan) == plan
+        for file in (plan_of(point), point):
+            file.unlink(missing_ok=True)
+        archive.sync_directory(point.parent)
+    except OSError as error:
+        raise BackupError(f"{error.filename}: cannot be removed: {error.strerror}") from error
 
 
 def plan_time(point: Path) -> int | None:
     """When the last restore with this point said what it was about to do (nanoseconds); None: none has."""
     try:
-        return _plan_of(point).stat().st_mtime_ns
+        return plan_of(point).stat().st_mtime_ns
     except FileNotFoundError:
         return None
 
 
-def _plan_of(point: Path) -> Path:
+def plan_of(point: Path) -> Path:
+    """Where the plans of a restore point are, if a restore came that far."""
     return point.with_name(f"{point.name}.plan")
 
 
+def _plans(point: Path) -> list[dict[str, str | None]]:
+    """The last is the newest; none where they cannot be read."""
+    try:
+        plans = [json.loads(line) for line in plan_of(point).read_text().splitlines()]
+    except (OSError, ValueError):
+        return []
+    return plans if all(isinstance(plan, dict) for plan in plans) else []
+
+
 def _write_plan(point: Path, plan: Mapping[str, str | None]) -> None:
-    file = _plan_of(point)
+    file = plan_of(point)
+    plans = [*(each for each in _plans(point) if each != plan), plan]
     draft = file.with_name(f".{file.name}.new")
     try:
         with draft.open("w") as out:
-            json.dump(plan, out)
+            out.writelines(f"{json.dumps(each)}\n" for each in plans)
             out.flush()
             os.fsync(out.fileno())
         draft.replace(file)
@@ -144,7 +148,10 @@ async def _choose(shelf: Shelf, holding: Holding, wanted: Wanted, scratch: Path,
         why = await asyncio.to_thread(_unfit, verdict, holding, wanted) if files else verdict.problem
         if files and not why and verdict.manifest is not None:
             there = await asyncio.to_thread(in_place, holding, verdict.manifest.files)
-            choice.changes += [] if there else _files_of(holding, verdict.manifest, room)
+            if there:
+                choice.there = {path: member.sha256 for path, member in verdict.manifest.files.items()}
+            else:
+                choice.changes += _files_of(holding, verdict.manifest, room)
             choice.said.insert(0, f"configuration {'is that of' if there else 'from'} {candidate.name}")
             files = False
         elif why:
@@ -167,8 +174,10 @@ def _unfit(verdict: Verdict, holding: Holding, wanted: Wanted) -> str:
         return verdict.problem or verdict.configuration
     if manifest.holding != holding.name:
         return f"it is of {manifest.holding}, not of {holding.name}"
-    if manifest.point:
+    if manifest.point and not manifest.undone:
         return "it is a restore point"
+    if manifest.undone and wanted.archive is None:
+        return "it is what an undo found"
     if manifest.minimal:
         return "it holds a minimal configuration"
     strange = [path for path in manifest.files if not holding.covers(path)]
@@ -193,25 +202,3 @@ def _database_of(path: str, verdict: Verdict, room: Path) -> list[Change]:
         *(Change(f"{path}{suffix}") for suffix in BESIDE_DATABASES),
         Change(path, content_of(room, verdict.manifest, member), member),
     ]
-
-
-def _whole(holding: Holding, manifest: Manifest, room: Path) -> list[Change]:
-    """Everything that a restore point has, and nothing else where it looked."""
-    for member in manifest.members:
-        if not holding.covers(member.path):
-            raise BackupError(f"{member.path} is no file of {holding.name} today; nothing was put back")
-    members = {m.path: m for m in manifest.members}
-    present = [Change(path, content_of(room, manifest, member), member) for path, member in members.items()]
-    return present + [Change(path) for path in _covered(holding, manifest) if path not in members]
-
-
-def _covered(holding: Holding, manifest: Manifest) -> list[str]:
-    """Every path of which the restore point says what was there."""
-
-    def paths() -> Iterator[str]:
-        yield from (member.path for member in manifest.members)
-        yield from map(str, holding.files())
-        for database in manifest.databases:
-            yield from (f"{database}{suffix}" for suffix in ("", *BESIDE_DATABASES))
-
-    return list(dict.fromkeys(paths()))

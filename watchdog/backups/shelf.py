@@ -1,7 +1,7 @@
 """The directory of archives: their names, who may work in it, what has grown too old.
 
 `HOLDING-20261123T030000Z.tar.gz` are archives, `points/` holds restore points, which are made by a restore and chosen
-by nothing but its roll-back.
+by nothing but its roll-back, and what such a roll-back found changed (`…-found.tar.gz`), chosen by people only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote
 
 from watchdog.errors import BackupError
 
-_NAME = re.compile(r"(?P<holding>[^/]+)-(?P<at>\d{8}T\d{6}Z)(?:-(?P<number>\d{1,6}))?\.tar\.gz")
+_NAME = re.compile(r"(?P<holding>[^/]+)-(?P<at>\d{8}T\d{6}Z)(?:-(?P<number>\d{1,6}))?(?P<found>-found)?\.tar\.gz")
 _LOCK_SECONDS = 120.0
 _LOCK_RETRY_SECONDS = 0.05
 _SCRATCH = ".scratch-"
@@ -38,6 +38,8 @@ class Archive:
     holding: str
     made_at: float
     number: int = 0
+    found: bool = False
+    """What an undo found changed, and kept."""
 
     @property
     def name(self) -> str:
@@ -56,32 +58,36 @@ class Shelf:
         """Where restore points are."""
         return self.directory / "points"
 
-    def archives(self, holding: str | None = None, *, points: bool = False) -> list[Archive]:
-        """All of a holding, or of every one, newest first. Raises BackupError if the directory cannot be read."""
-        directory = self.points if points else self.directory
+    def archives(self, holding: str | None = None, *, points: bool = False, found: bool = False) -> list[Archive]:
+        """All of a holding, or of every one, newest first; or its restore points; or what their undoing found changed.
+        Raises BackupError if the directory cannot be read."""
+        directory = self.points if points or found else self.directory
         try:
-            found = [*filter(None, map(_named, directory.iterdir()))]
+            there = [*filter(None, map(_named, directory.iterdir()))]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise BackupError(f"{directory}: cannot be read: {error.strerror}") from error
-        mine = [archive for archive in found if holding is None or archive.holding == holding]
+        mine = [a for a in there if holding in {None, a.holding} and a.found == found]
         return sorted(mine, key=lambda a: (a.made_at, a.number, a.name), reverse=True)
 
     def find(self, text: str) -> Archive:
         """By name or path. Raises BackupError."""
         path = Path(text) if "/" in text else self.directory / text
         archive = _named(path)
+        if archive is not None and archive.found and "/" not in text:
+            path = self.points / text
+            archive = _named(path)
         if archive is None or not path.is_file():
             raise BackupError(f"there is no archive {text}", hint="`proxywatch backup list` shows which there are")
         return archive
 
-    def place(self, holding: str, at: float, *, point: bool = False) -> Path:
+    def place(self, holding: str, at: float, *, point: bool = False, found: bool = False) -> Path:
         """A path that is still free."""
-        directory = self.points if point else self.directory
+        directory, end = self.points if point or found else self.directory, "-found.tar.gz" if found else ".tar.gz"
         stamp = datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%SZ")
         stem = f"{quote(holding, safe='')}-{stamp}"
-        names = chain([f"{stem}.tar.gz"], (f"{stem}-{number}.tar.gz" for number in count(1)))
+        names = chain([f"{stem}{end}"], (f"{stem}-{number}{end}" for number in count(1)))
         return next(path for path in map(directory.joinpath, names) if not path.exists())
 
     def point_of(self, holding: str, run: str) -> Path:
@@ -150,4 +156,4 @@ def _named(path: Path) -> Archive | None:
         at = datetime.strptime(found["at"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
     except ValueError:
         return None
-    return Archive(path, unquote(found["holding"]), at, int(found["number"] or 0))
+    return Archive(path, unquote(found["holding"]), at, int(found["number"] or 0), bool(found["found"]))

@@ -82,7 +82,7 @@ def _list(options: argparse.Namespace) -> int:
 
     vault = _vault(options)
     shapes: list[Shape] = []
-    for archive in vault.shelf.archives(options.name):
+    for archive in [*vault.shelf.archives(options.name), *vault.shelf.archives(options.name, found=True)]:
         shape: Shape = {"name": archive.name, "of": archive.holding, "bytes": archive.path.stat().st_size}
         try:
             manifest = read_manifest(archive.path)
@@ -180,7 +180,8 @@ async def _require_good(options: argparse.Namespace, vault: Vault, holding: Hold
     """What is in place now is judged there, and by the running daemon if it is its own; undone if it is refused."""
     from watchdog.backups.holding import OWN, read_pieces
     from watchdog.backups.judging import judge_pieces
-    from watchdog.backups.restoring import undo
+    from watchdog.backups.restoring import forget
+    from watchdog.backups.undoing import undo
 
     async with vault.shelf.lock():
         with vault.shelf.scratch() as scratch:
@@ -195,8 +196,9 @@ async def _require_good(options: argparse.Namespace, vault: Vault, holding: Hold
             return
     if problem:
         async with vault.shelf.lock():
-            await undo(vault.shelf, holding, point)
-        raise BackupError(f"it was refused in its place, and everything is as it was: {problem}")
+            said = await undo(vault.shelf, holding, point, now=_now())
+            forget(point)
+        raise BackupError(f"it was refused in its place, and everything is as it was: {problem} ({said})")
 
 
 def _runs(options: argparse.Namespace) -> bool:
@@ -209,7 +211,8 @@ def _runs(options: argparse.Namespace) -> bool:
 
 async def _undo(options: argparse.Namespace) -> int:
     from watchdog.backups.archive import read_manifest
-    from watchdog.backups.restoring import undo
+    from watchdog.backups.restoring import forget
+    from watchdog.backups.undoing import undo
 
     vault = _vault(options)
     holding = _holding(vault, options.name)
@@ -219,8 +222,8 @@ async def _undo(options: argparse.Namespace) -> int:
     if read_manifest(points[0].path).databases:
         await _require_stopped(options, holding)
     async with vault.shelf.lock():
-        said = await undo(vault.shelf, holding, points[0].path)
-        points[0].path.unlink()
+        said = await undo(vault.shelf, holding, points[0].path, now=_now())
+        forget(points[0].path)
     if options.json:
         text.say_json({"undone": holding.name, "point": points[0].name, "said": said})
     else:

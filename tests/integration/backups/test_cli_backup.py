@@ -113,6 +113,27 @@ def test_put_back_and_taken_back(site: Path, run: Run) -> None:
     assert (code, "there is no restore point of web" in said) == (1, True)
 
 
+def test_what_was_written_since_is_kept_named_and_put_back(site: Path, run: Run) -> None:
+    """An undo goes on, and says where the edit and the new file are; nothing is left beside the point that it used."""
+    assert run("backup", "create", "proxywatch")[0] == 0
+    main, mine = site / "config/proxywatch.yaml", site / "config/conf.d/zz-mine.yaml"
+    found = main.read_text()
+    assert run("backup", "restore", "proxywatch")[0] == 0
+    edited = f"{found}# by hand\n"
+    main.write_text(edited)
+    mine.parent.mkdir()
+    mine.write_text("backups: {keep_at_least: 2}\n")
+    code, said = run("backup", "undo", "proxywatch")
+    assert code == 0, said
+    assert (main.read_text(), mine.exists()) == (found, False)
+    (kept,) = (site / "var/lib/proxywatch/backups/points").iterdir()
+    assert f"{main}, {mine}: kept in {kept}" in " ".join(said.split())
+    assert kept.name in run("backup", "list", "proxywatch")[1]
+    code, said = run("backup", "restore", "proxywatch", "--archive", kept.name)
+    assert code == 0, said
+    assert (main.read_text(), mine.read_text()) == (edited, "backups: {keep_at_least: 2}\n")
+
+
 def test_our_own_files_come_back_while_they_are_broken(site: Path, run: Run) -> None:
     """With a configuration that cannot be read the archives say themselves what they are of."""
     assert run("backup", "create", "proxywatch")[0] == 0

@@ -14,9 +14,10 @@ from conftest import Program, corrupt, count, fill
 from watchdog.backups.keeper import Keeper
 from watchdog.backups.making import create, create_point
 from watchdog.backups.pruning import prune
-from watchdog.backups.restoring import Wanted, is_restored, is_undone, restore, undo
+from watchdog.backups.restoring import Wanted, is_restored, restore
 from watchdog.backups.shelf import Shelf
 from watchdog.backups.switching import Change, switch
+from watchdog.backups.undoing import is_undone, undo
 from watchdog.backups.vault import Vault
 from watchdog.clock import FakeClock
 from watchdog.errors import BackupError
@@ -88,7 +89,7 @@ async def test_rights_and_times_come_back_and_strangers_go(shelf: Shelf, program
     await put_back(shelf, program)
     assert program.every_byte() == before
     async with shelf.lock():
-        await undo(shelf, program.holding, shelf.point_of("web", "1-1"))
+        await undo(shelf, program.holding, shelf.point_of("web", "1-1"), now=NOW)
     assert program.every_byte() == found
 
 
@@ -132,7 +133,7 @@ async def test_a_restore_that_was_killed_in_its_middle(shelf: Shelf, program: Pr
     assert is_restored(point)
     assert not draft.exists()
     async with shelf.lock():
-        await undo(shelf, program.holding, point)
+        await undo(shelf, program.holding, point, now=NOW)
     assert is_undone(program.holding, point)
     assert program.every_byte() == found
 
@@ -147,7 +148,7 @@ async def test_a_restore_point_keeps_the_damage(shelf: Shelf, program: Program) 
     assert "rows.sqlite (" in said
     assert count(program.database) == 500
     async with shelf.lock():
-        await undo(shelf, program.holding, shelf.point_of("web", "1-1"))
+        await undo(shelf, program.holding, shelf.point_of("web", "1-1"), now=NOW)
     assert program.every_byte() == found
 
 
