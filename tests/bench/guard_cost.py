@@ -14,7 +14,9 @@ from tests.bench.figures import Aim, Figure
 from watchdog.clock import FakeClock
 from watchdog.core.model import Alert, AlertChange, AlertEvent, AlertState, Outcome, labels_of
 from watchdog.core.observer import SelfCheck
+from watchdog.core.permission import Facts as FactsOfGuards
 from watchdog.core.permission import Limits, Wish
+from watchdog.core.policy import decide
 from watchdog.core.targets import Target, parse_target
 from watchdog.playbooks.desk import Desk
 from watchdog.playbooks.guards import Guards
@@ -106,6 +108,21 @@ class _Scene:
             times.append(time.thread_time_ns() - began)
         return median(times) / 1000
 
+    def alone(self, asks: int) -> float:
+        """Median CPU time of the pure decision, with the facts at hand."""
+        wish = Wish(playbook=_PLAYBOOK.name, target=parse_target(_TARGET), disruptive=True, service=_SERVICE)
+        effects = self.runs.past_effects(self.clock.now() - 86_400.0)
+        troubles = {_TARGET: self._desk.incidents.troubles_of(_TARGET, 0.0)}
+        facts = FactsOfGuards(started_at=0.0, effects=effects, troubles=troubles, running={}, disturbed={})
+        limits, now = Limits(), self.clock.now()
+        times = []
+        gc.collect()
+        for _ in range(asks):
+            began = time.thread_time_ns()
+            decide(wish, facts, limits, now)
+            times.append(time.thread_time_ns() - began)
+        return median(times) / 1000
+
 
 def measure(quick: bool) -> Iterator[Figure]:
     """All rows of this part."""
@@ -121,6 +138,7 @@ def measure(quick: bool) -> Iterator[Figure]:
                 scene.act(_TARGET if number % 4 == 0 else f"service:service-{number % 20}")
             what = f"{_EFFECTS} effects in the last hours"
             yield Figure(part, what, scene.microseconds(asks), "µs", aim=aim)
+            yield Figure(part, "the decision alone, over those facts", scene.alone(asks), "µs", aim=aim)
             with scene.database.transaction():
                 for number in range(_STORM):
                     scene.fire(f"probe:probe-{number}")
