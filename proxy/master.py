@@ -235,7 +235,9 @@ class Master:
         if serving and not self._ready:
             self._ready = True
             self._manager.ready()
-        self._manager.status(f"{serving} of {self._plan.workers} workers serve {self._host}:{self._port}")
+        workers = "1 worker" if self._plan.workers == 1 else f"{self._plan.workers} workers"
+        verb = "serves" if serving == 1 else "serve"
+        self._manager.status(f"{serving} of {workers} {verb} {self._host}:{self._port}")
         line: Document = {"event": event, "slot": slot, "pid": pid, "at": self._clock.wall()}
         known = self._slots.get(slot)
         if known is not None:

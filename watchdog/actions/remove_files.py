@@ -113,7 +113,7 @@ async def sighting_of(survey: Survey) -> Sighting:
     except OSError as error:
         return Sighting(Outcome.UNKNOWN, f"a directory cannot be read: {error.strerror}")
     done = bool(files) and not left
-    return Sighting(Outcome.DONE if done else Outcome.NOT_DONE, f"{left} of {len(files)} files are as they were")
+    return Sighting(Outcome.DONE if done else Outcome.NOT_DONE, f"as they were: {left} of {len(files)} files")
 
 
 def summary(troubles: list[str]) -> str:

@@ -153,6 +153,7 @@ def resume(parts: Parts, who: str) -> Shape:
     except OSError as error:
         raise RefusedError(500, f"{switch} cannot be removed: {error.strerror}", "remove it as its owner") from error
     parts.facts.resume()
-    parts.desk.record("resumed", f"by {who}: {ended} pause(s) ended")
+    if ended:
+        parts.desk.record("resumed", f"by {who}: {'1 pause' if ended == 1 else f'{ended} pauses'} ended")
     parts.bell.ring()
     return {"now": moment(parts.clock.now()), "ended": ended, "pauses": overview.pauses(parts)}

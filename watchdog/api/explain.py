@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +15,9 @@ from watchdog.core.backoff import backoff_chain, backoff_delay
 from watchdog.core.incidents import Incident, severity_rank
 from watchdog.core.ladder import Attempt, RungOutcome
 from watchdog.core.model import IncidentState
-from watchdog.core.permission import Decision, Facts, PastEffect, Window, Wish
-from watchdog.core.targets import Target, parse_target
+from watchdog.core.past_effects import since
+from watchdog.core.permission import Decision, Facts, Window, Wish
+from watchdog.core.targets import Target, is_stranger, parse_target
 from watchdog.playbooks.guards import DAY_SECONDS
 from watchdog.playbooks.schema import Playbook, Rung
 from watchdog.store.runs import Run
@@ -181,17 +183,20 @@ def _budgets(parts: Parts, playbook: Playbook, wish: Wish) -> list[Shape]:
     limits = parts.runner.guards.limits
     now = parts.clock.now()
     factor = 1 if wish.disruptive else limits.gentle_factor
-    alike = [e for e in parts.runs.past_effects(now - DAY_SECONDS) if e.disruptive == wish.disruptive]
-    mine = [e for e in alike if (e.target, e.playbook) == (str(wish.target), wish.playbook)]
+    target, strangers = str(wish.target), is_stranger(str(wish.target))
+    past = parts.runs.past_effects(now - parts.runner.guards.reach([playbook]))
+    mine = past.of(wish.playbook, target, disruptive=wish.disruptive)
+    alike = past.everywhere(strangers=strangers, disruptive=wish.disruptive)
     own = limits.budget if playbook.budget is None else playbook.budget
-    spent = [_spent(f"{playbook.name} on {wish.target}", w, factor, mine, now) for w in own]
-    spent += [_spent("this host", w, factor, alike, now) for w in limits.host_budget]
+    spent = [_spent(f"{playbook.name} on {target}", w, factor, mine, now) for w in own]
+    scope = "all callers" if strangers else "this host"
+    spent += [_spent(scope, w, factor, alike, now) for w in limits.host_budget]
     return [{**one, "disruptive": wish.disruptive} for one in spent]
 
 
-def _spent(scope: str, window: Window, factor: int, effects: list[PastEffect], now: float) -> Shape:
+def _spent(scope: str, window: Window, factor: int, effects: Sequence[float], now: float) -> Shape:
     allowed = window.count * factor
-    times = sorted(e.at for e in effects if e.at > now - window.seconds)
+    times = since(effects, now - window.seconds)
     frees = times[-allowed] + window.seconds if allowed and len(times) >= allowed else None
     return {
         "scope": scope,
@@ -263,12 +268,27 @@ def _prospect(playbook: Playbook, incident: Incident | None, shape: Shape, parts
     if now is None or now["rung"] != following["rung"] or now["doing"] not in _BEFORE_ACTING:
         condition = "If that does not help, r" if now is not None or not first.steps else "R"
         told.append(f"{condition}ung {following['rung']} would act: {_words(following['steps'])}.")
-    if following["allowed"]:
+    again = _tried_again_in(parts, playbook, incident) if now is None else None
+    if again is not None:
+        told.append(f"It was given up not long ago: it is tried again in {format_duration(again)} at the earliest.")
+    elif following["allowed"]:
         told.append("The guards allow that now.")
     told += [f"Refused for now: {d['text']}; that ends {_when(parts, d['until'])}." for d in following["denials"]]
     if following["final"]:
         told.append("That is not waited for: a person is told instead.")
     return [*told, *(_budget_words(parts, budget) for budget in shape["budgets"]), *_backoff_words(parts, shape)]
+
+
+def _tried_again_in(parts: Parts, playbook: Playbook, incident: Incident | None) -> float | None:
+    """In how many seconds triage asks the guards again about an incident that was given to a person; None: it does
+    now, because the last run ended long enough ago, or this playbook has not been tried."""
+    if incident is None or incident.state is not IncidentState.ESCALATED:
+        return None
+    last = parts.runs.last_of_incident(incident.id)
+    if last is None or last.ended_at is None or playbook.name not in parts.runs.tries(incident.id):
+        return None
+    left = last.ended_at + parts.runner.guards.limits.backoff_max - parts.clock.now()
+    return left if left > 0 else None
 
 
 def _words(described: list[Shape]) -> str:

@@ -12,6 +12,7 @@ from watchdog.cli.decide import asking
 from watchdog.cli.pause import pause_lines
 
 Shape = dict[str, Any]
+_WITHOUT_PROCESS = frozenset({"down", "backoff", "gone"})
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -88,7 +89,8 @@ def service_row(service: Shape) -> list[str]:
     """Name, state, and what is known of its load."""
     known = []
     if service["workers_expected"] is not None:
-        known.append(f"{service['workers_serving']} of {service['workers_expected']} workers serve")
+        verb = "serves" if service["workers_serving"] == 1 else "serve"
+        known.append(f"{service['workers_serving']} of {text.count(service['workers_expected'], 'worker')} {verb}")
     if service["requests_per_second"] is not None:
         known.append(f"{service['requests_per_second']:.1f} requests/s")
     if service["ready"] is False:
@@ -102,7 +104,9 @@ def service_row(service: Shape) -> list[str]:
 
 def worker_cells(worker: Shape, now: Shape) -> list[str]:
     """State and figures of one worker."""
-    pid = f"pid {worker['pid']}" if worker["pid"] else "no process"
+    # The master knows the pid, and may be slow to answer; whether there is a process has been measured.
+    without = "no process" if worker["state"] in _WITHOUT_PROCESS else "pid unknown"
+    pid = f"pid {worker['pid']}" if worker["pid"] else without
     if worker["backoff_seconds"]:
         pid += f", next start in {text.span(worker['backoff_seconds'])}"
     figures = [pid, f"up {text.ago(worker['since'], now)}", text.size(worker["uss_bytes"])]

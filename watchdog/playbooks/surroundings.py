@@ -21,6 +21,8 @@ log = logging.getLogger("proxywatch.playbook")
 
 CHECK_AGAIN_SECONDS = 10.0
 TOLD_AT_ONCE = 32
+KILL_SWITCH = "kill switch"
+"""Who pauses where the file does not say it."""
 
 
 class Surroundings:
@@ -138,7 +140,8 @@ class Surroundings:
     def _watch_kill_switch(self, now: float) -> None:
         thrown = self._thrown(now)
         if thrown is not None and self._known_switch is None:
-            self._desk.record("paused", f"by the kill switch of {thrown.by}: {thrown.reason}")
+            whose = "" if thrown.by == KILL_SWITCH else f" of {thrown.by}"
+            self._desk.record("paused", f"by the kill switch{whose}: {thrown.reason}")
         elif thrown is None and self._known_switch is not None:
             self._desk.record("resumed", "the kill switch is no longer thrown")
         self._known_switch = thrown
@@ -154,7 +157,7 @@ def read_kill_switch(file: Path) -> Pause | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        return Pause(f"the kill switch {file} is there and cannot be read: {error.strerror}", "kill switch", 0.0)
+        return Pause(f"the kill switch {file} is there and cannot be read: {error.strerror}", KILL_SWITCH, 0.0)
     try:
         said = json.loads(text)
         until = said.get("until")
@@ -162,7 +165,7 @@ def read_kill_switch(file: Path) -> Pause | None:
             str(said["reason"]), str(said["by"]), float(said.get("since", 0.0)), None if until is None else float(until)
         )
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Pause(text.strip()[:200] or f"the file {file} exists", "kill switch", 0.0)
+        return Pause(text.strip()[:200] or f"the file {file} exists", KILL_SWITCH, 0.0)
 
 
 def throw_kill_switch(file: Path, pause: Pause) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from dataclasses import replace
 
 import pytest
 from small_daemon import WORKER, SmallDaemon
 
 from watchdog.cli.control import RefusedRequest
+from watchdog.core.model import Outcome
+from watchdog.core.permission import Window
+from watchdog.playbooks.guards import DAY_SECONDS
 
 
 async def refused(small: SmallDaemon, method: str, path: str, body: dict[str, object] | None = None) -> RefusedRequest:
@@ -169,6 +173,26 @@ async def test_explain_names_the_refusal_and_its_end(small: SmallDaemon) -> None
     assert "There is no unresolved incident" in words
     assert "2 of 2 disruptive effects used in 1h" in words
     assert "a person is told instead" in words
+
+
+async def test_explain_counts_the_hosts_budget_as_the_guards_do(small: SmallDaemon) -> None:
+    """What was done about callers is not the host's, and a window of more than a day counts all of it."""
+    guards, runs, now = small.parts.runner.guards, small.parts.runs, small.parts.clock.now()
+    guards.limits = replace(guards.limits, host_budget=(Window(3600, 10), Window(7 * DAY_SECONDS, 20)))
+    for target, ago in (
+        ("service:llm-proxy", 60.0),
+        ("service:llm-proxy", 2 * DAY_SECONDS),
+        ("source:192.0.2.1", 60.0),
+    ):
+        run = runs.begin(incident_id=None, playbook="p", target=target, trigger="alert", labels={}, now=now - ago)
+        effect = runs.intend(
+            run, rung="r", attempt=0, step=0, action="command", arguments={}, survey={}, disruptive=True, now=now - ago
+        )
+        runs.conclude(effect, Outcome.DONE, "", now - ago)
+        runs.end(run, "verified", now - ago)
+    (subject,) = (await small.get("/v1/explain", target=WORKER))["subjects"]
+    host = [(b["window_seconds"], b["used"]) for b in subject["budgets"] if b["scope"] == "this host"]
+    assert host == [(3600, 1), (7 * DAY_SECONDS, 2)]
 
 
 async def test_explain_says_why_nothing_local_is_touched(small: SmallDaemon) -> None:

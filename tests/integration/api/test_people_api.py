@@ -146,7 +146,12 @@ async def test_the_kill_switch_is_a_pause_and_resume_takes_it_back(small: SmallD
     shown = (await small.get("/v1/status"))["pauses"]
     assert [pause["by"] for pause in shown][1] == "kill switch"
     assert shown[1]["since"] is None
+    await small.parts.surroundings.watch(small.parts.runner.guards.limits.storm)
     assert (await small.post("/v1/resume"))["ended"] == 2
+    assert (await small.post("/v1/resume"))["ended"] == 0
+    told = [line.text for line in small.parts.desk.history.since(0.0) if line.kind in {"paused", "resumed"}]
+    assert told[1] == f"by the kill switch: the file {switch} exists"
+    assert [text.split(": ", 1)[1] for text in told[2:]] == ["2 pauses ended"], "a resume of nothing is nothing"
     assert not switch.exists()
     assert (await small.get("/v1/status"))["pauses"] == []
 
@@ -179,6 +184,8 @@ async def test_explain_says_that_a_person_was_called(small: SmallDaemon) -> None
     told = await words(small, incident=one["incident"])
     assert "It was given to a person " in told
     assert "denied it." in told
+    assert "It was given up not long ago: it is tried again in 5m at the earliest." in told
+    assert "The guards allow that now." not in told
 
 
 async def test_explain_names_silence_maintenance_and_pause_with_their_ends(small: SmallDaemon) -> None:

@@ -13,7 +13,7 @@ from watchdog.cli import nagios, text
 from watchdog.cli.incident import story
 from watchdog.cli.live import cropped, picture
 from watchdog.cli.query import series_text
-from watchdog.cli.status import doing, lines
+from watchdog.cli.status import doing, lines, service_row, worker_cells
 
 NOW = {"epoch": 1_700_000_100.0, "iso": "2023-11-14T22:15:00.000Z"}
 THEN = {"epoch": 1_700_000_000.0, "iso": "2023-11-14T22:13:20.000Z"}
@@ -320,3 +320,22 @@ def test_doing_falls_back_from_run_to_reason_to_title() -> None:
     assert doing(incident()).startswith("restore-worker: rung recycle")
     assert doing(incident(run=None, reason="the budget is spent")) == "the budget is spent"
     assert doing(incident(run=None)) == "Worker 0 of llm-proxy is alive but does not answer"
+
+
+@pytest.mark.parametrize(
+    ("state", "told"), [("serving", "pid unknown"), ("hung", "pid unknown"), ("down", "no process"), ("backoff", "no")]
+)
+def test_a_worker_without_a_pid_is_not_a_worker_without_a_process(state: str, told: str) -> None:
+    """While the master is slow to answer nobody knows the pid of a worker that serves; only a dead one has none."""
+    assert worker_cells(worker(pid=None, state=state), NOW)[1].startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("serving", "expected", "told"),
+    [(1, 1, "1 of 1 worker serves"), (1, 2, "1 of 2 workers serves"), (0, 2, "0 of 2 workers serve")],
+)
+def test_one_worker_is_no_plural(serving: int, expected: int, told: str) -> None:
+    """The service's line counts as people do."""
+    service = {"name": "s", "state": "running", "workers_serving": serving, "workers_expected": expected}
+    rest = dict.fromkeys(("requests_per_second", "ready", "pid", "note"))
+    assert service_row({**rest, **service})[2] == told
