@@ -150,7 +150,7 @@ def _remark(shape: Shape) -> str:
 
 async def _restore(options: argparse.Namespace) -> int:
     from watchdog.backups.holding import OWN
-    from watchdog.backups.restoring import Wanted, restore
+    from watchdog.backups.restoring import Wanted, forget, plan_of, restore
 
     vault = _vault(options)
     holding = _holding(vault, options.name)
@@ -160,8 +160,13 @@ async def _restore(options: argparse.Namespace) -> int:
     wanted = Wanted(databases=options.databases, different=options.different, archive=archive)
     async with vault.shelf.lock():
         point = vault.shelf.place(holding.name, _now(), point=True)
-        with _Progress("") as progress:
-            said = await restore(vault.shelf, holding, wanted, point, now=_now(), tell=progress)
+        try:
+            with _Progress("") as progress:
+                said = await restore(vault.shelf, holding, wanted, point, now=_now(), tell=progress)
+        except BackupError:
+            if not plan_of(point).exists():  # Nothing was changed, so `undo` still means the restore before this one.
+                forget(point)
+            raise
     await _require_good(options, vault, holding, point)
     taken_over = holding.name == OWN and _runs(options)
     if options.json:

@@ -113,6 +113,17 @@ def test_put_back_and_taken_back(site: Path, run: Run) -> None:
     assert (code, "there is no restore point of web" in said) == (1, True)
 
 
+def test_a_restore_that_changed_nothing_is_not_the_one_to_undo(site: Path, run: Run) -> None:
+    """The last restore by hand is the last that put something in place."""
+    assert run("backup", "create", "web")[0] == 0
+    (site / "web/web.yaml").write_text("prot: 1\n")
+    assert run("backup", "restore", "web")[0] == 0
+    code, said = run("backup", "restore", "web", "--different")
+    assert (code, "it holds what is in place already" in said) == (1, True)
+    assert run("backup", "undo", "web")[0] == 0
+    assert (site / "web/web.yaml").read_text() == "prot: 1\n"
+
+
 def test_what_was_written_since_is_kept_named_and_put_back(site: Path, run: Run) -> None:
     """An undo goes on, and says where the edit and the new file are; nothing is left beside the point that it used."""
     assert run("backup", "create", "proxywatch")[0] == 0
