@@ -24,11 +24,9 @@ class PastEffects(tuple[PastEffect, ...]):  # noqa: SLOT001 - its indexes are ke
     def _by_budget(self) -> dict[tuple[object, ...], list[float]]:
         found: dict[tuple[object, ...], list[float]] = {}
         for effect in self:
-            for key in (
-                (effect.disruptive, effect.playbook, effect.target),
-                (effect.disruptive, is_stranger(effect.target)),
-            ):
-                found.setdefault(key, []).append(effect.at)
+            found.setdefault((effect.disruptive, effect.playbook, effect.target), []).append(effect.at)
+            if not effect.by_person:
+                found.setdefault((effect.disruptive, is_stranger(effect.target)), []).append(effect.at)
         for times in found.values():
             times.sort()
         return found
@@ -42,7 +40,7 @@ class PastEffects(tuple[PastEffect, ...]):  # noqa: SLOT001 - its indexes are ke
         return self._by_budget.get((disruptive, playbook, target), ())
 
     def everywhere(self, *, strangers: bool, disruptive: bool) -> Sequence[float]:
-        """The times of all effects of this gravity, on what strangers caused or on the host, oldest first."""
+        """The times of all effects of this gravity that no person began, on what strangers caused or on the host."""
         return self._by_budget.get((disruptive, strangers), ())
 
 

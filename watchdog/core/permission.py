@@ -114,6 +114,8 @@ class PastEffect:
     target: str
     at: float
     disruptive: bool
+    by_person: bool = False
+    """A person wanted it: it counts on its target, and takes nothing of the host's budget for what is done alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class Guards:
                 tried = [e for e in self._runs.effects_of(other) if e.intended_at >= since]
                 mine = [e for e in tried if e.outcome is not Outcome.NOT_DONE]
                 left = wish.effects - sum(e.disruptive == wish.disruptive for e in mine)
-                yield from [PastEffect(wish.playbook, str(wish.target), now, wish.disruptive)] * left
+                yield from [PastEffect(wish.playbook, str(wish.target), now, wish.disruptive, wish.by_person)] * left
 
     def _gather(self, wish: Wish, incident_id: int | None, reach: float) -> Facts:
         now = self._clock.now()

@@ -247,12 +247,19 @@ class Runs:
 
     def _read_past_effects(self, since: float) -> PastEffects:
         rows = self._database.query(
-            "SELECT playbook, target, intended_at, arguments FROM effects"
-            " WHERE intended_at >= ? AND (outcome IS NULL OR outcome != ?) ORDER BY intended_at",
+            "SELECT e.playbook, e.target, e.intended_at, e.arguments, r.trigger FROM effects e"
+            " JOIN runs r ON r.id = e.run_id"
+            " WHERE e.intended_at >= ? AND (e.outcome IS NULL OR e.outcome != ?) ORDER BY e.intended_at",
             (since, Outcome.NOT_DONE),
         )
         return PastEffects(
-            PastEffect(r["playbook"], r["target"], r["intended_at"], json.loads(r["arguments"])["disruptive"])
+            PastEffect(
+                r["playbook"],
+                r["target"],
+                r["intended_at"],
+                json.loads(r["arguments"])["disruptive"],
+                r["trigger"] == "person",
+            )
             for r in rows
         )
 

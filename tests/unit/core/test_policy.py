@@ -429,3 +429,17 @@ def test_an_attack_cannot_spend_the_budget_of_the_host(spent: str) -> None:
     facts = Facts(started_at=0.0, effects=effects)
     for target, refused in (("worker:web/0", spent == "service:web2"), ("source:192.0.2.7", spent != "service:web2")):
         assert (Reason.HOST_BUDGET in reasons(decide(wish(target), facts, LIMITS, START + 50))) is refused
+
+
+def test_what_a_person_did_takes_nothing_of_the_hosts_budget() -> None:
+    """The host's budget is for what is done without anybody; on the same target a person's act counts all the same."""
+    effects = tuple(PastEffect("restore", "service:mail", 900.0 + n, True, by_person=True) for n in range(3))
+    limits = Limits(budget=(Window(3600, 3),), host_budget=(Window(3600, 3),), boot_grace=0.0)
+    facts = Facts(started_at=0.0, effects=effects)
+    other = Wish("restore", parse_target("service:web"), True)
+    assert decide(other, facts, limits, 5000.0).allowed
+    reasons = [
+        d.reason for d in decide(Wish("restore", parse_target("service:mail"), True), facts, limits, 4000.0).denials
+    ]
+    assert Reason.BUDGET in reasons
+    assert Reason.HOST_BUDGET not in reasons
