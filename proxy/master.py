@@ -231,7 +231,7 @@ class Master:
         self._serving.set(serving)
         if self._state == "starting" and serving == self._plan.workers:
             self._state = "serving"
-            say(f"serving on http://{self._host}:{self._port} with {serving} workers")
+            say(f"serving on http://{self._host}:{self._port} with {serving} worker{'s' * (serving != 1)}")
         if serving and not self._ready:
             self._ready = True
             self._manager.ready()

@@ -39,7 +39,8 @@ class CollectGarbage:
             result = await self._context.proxy.collect_garbage(slot)
             collected += result.collected
             freed += max(0, result.before_bytes - result.after_bytes)
-        return f"collected {collected} objects in {len(slots)} workers, freed {format_bytes(freed)}"
+        workers = "1 worker" if len(slots) == 1 else f"{len(slots)} workers"
+        return f"collected {collected} objects in {workers}, freed {format_bytes(freed)}"
 
     async def observe(self, survey: Survey) -> Sighting:
         return Sighting(Outcome.NOT_DONE, "a collection leaves no trace; doing it again is harmless")

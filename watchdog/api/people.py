@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from watchdog.api import quiet
 from watchdog.api.commands import RefusedError
+from watchdog.api.known_names import refuse_unknown_matchers, refuse_unknown_targets
 from watchdog.api.parts import Parts
 from watchdog.api.requests import body_of, duration_in, parts_of, who
 from watchdog.api.shapes import moment
@@ -94,6 +95,8 @@ async def _silence(request: Request) -> Response:
     if all(matcher.matches({}) for matcher in matchers):
         # Alertmanager's own rule: what matches an alert without labels would silence everything.
         raise RefusedError(400, f"{text!r} would match every alert", "name at least one label with a value")
+    if not body.get("force"):
+        refuse_unknown_matchers(parts, matchers)
     now = parts.clock.now()
     made = Silence(secrets.token_hex(4), matchers, now, now + (duration or 0.0), who(request), _comment(body))
     parts.facts.silence(made, now)
@@ -129,6 +132,8 @@ async def _maintain(request: Request) -> Response:
             parse_target(target) if "*" not in target else None
         except ValueError as error:
             raise RefusedError(400, str(error), "`*` stands for anything, as in worker:llm-proxy/*") from None
+    if not body.get("force"):
+        refuse_unknown_targets(parts, targets)
     now = parts.clock.now()
     made = Maintenance(secrets.token_hex(4), tuple(targets), now, now + (duration or 0.0), who(request), _comment(body))
     parts.facts.maintain(made, now)

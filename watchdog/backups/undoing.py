@@ -35,7 +35,9 @@ async def undo(shelf: Shelf, holding: Holding, point: Path, *, now: float) -> st
         kept = await to_the_end(lambda: _spare(shelf, holding, manifest, point, now))
         await to_the_end(lambda: switching.switch(changes))
     said = [f"changed since were {_named(each.changed)}: kept in {path}" for path, each in kept.items()]
-    return "; ".join([f"{len(manifest.members)} files are as they were found", *said])
+    number = len(manifest.members)
+    found = "1 file is as it was found" if number == 1 else f"{number} files are as they were found"
+    return "; ".join([found, *said])
 
 
 def is_undone(holding: Holding, point: Path) -> bool:

@@ -22,6 +22,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     new.add_argument("--for", dest="duration", type=duration, required=True, metavar="2h", help="how long")
     new.add_argument("--comment", default="", help="why, for the others")
+    new.add_argument("--force", action="store_true", help="also for a service or probe that is not there yet")
     new.set_defaults(do=_add)
     listing = actions.add_parser("list", parents=[common], help="those in force")
     listing.set_defaults(do=_list)
@@ -31,7 +32,12 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _add(options: argparse.Namespace) -> int:
-    body: dict[str, object] = {"targets": options.targets, "duration": options.duration, "comment": options.comment}
+    body: dict[str, object] = {
+        "targets": options.targets,
+        "duration": options.duration,
+        "comment": options.comment,
+        "force": options.force,
+    }
     shape = control_of(options).post("/v1/maintenance", body)
     if options.json:
         text.say_json(shape)

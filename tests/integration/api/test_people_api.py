@@ -138,6 +138,27 @@ async def test_maintenance_of_nothing_is_refused(small: SmallDaemon, targets: ob
     assert (await small.get("/v1/maintenance"))["maintenance"] == []
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "better"),
+    [
+        ("/v1/maintenance", {"targets": ["service:lm-proxy"]}, "did you mean service:llm-proxy?"),
+        ("/v1/maintenance", {"targets": ["host", "worker:llm-prxy/*"]}, "did you mean worker:llm-proxy/*?"),
+        ("/v1/maintenance", {"targets": ["probe:zzz"]}, "there are front"),
+        ("/v1/silences", {"matchers": 'target="worker:llm-prox/0"'}, "did you mean worker:llm-proxy/0?"),
+        ("/v1/silences", {"matchers": 'alertname="A", service="lm-proxy"'}, "did you mean service=llm-proxy?"),
+    ],
+    ids=["service", "pattern", "probe", "silence-target", "silence-service"],
+)
+async def test_what_is_not_there_is_refused_unless_forced(
+    small: SmallDaemon, path: str, body: dict[str, object], better: str
+) -> None:
+    """Quiet for a name that was misspelt would be no quiet: refused with the nearest name; `force` takes it."""
+    answer = await refused(small, path, {**body, "duration": 60})
+    assert answer.status == 404
+    assert answer.hint.startswith(better)
+    assert (await small.post(path, {**body, "duration": 60, "force": True}))["id"]
+
+
 async def test_the_kill_switch_is_a_pause_and_resume_takes_it_back(small: SmallDaemon) -> None:
     """A file that somebody touched shows as a pause, and `resume` removes it with the daemon's own pauses."""
     switch = small.parts.loaded.config.state_dir / "pause"

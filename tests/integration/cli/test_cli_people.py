@@ -97,6 +97,19 @@ async def test_silences_and_maintenance_are_added_listed_and_ended(small: SmallD
         assert (await proxywatch(noun, "add", *argv, "--for", "1h"))[0] == 0
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [("maintenance", "add", "service:lm-proxy"), ("silence", "add", "target=service:lm-proxy")],
+    ids=lambda a: a[0],
+)
+async def test_a_misspelt_name_is_refused_unless_forced(proxywatch: Any, argv: tuple[str, ...]) -> None:
+    """The command says which name was meant, and `--force` takes the other one."""
+    code, _, err = await proxywatch(*argv, "--for", "1h")
+    assert code == 1
+    assert "did you mean service:llm-proxy?" in err
+    assert (await proxywatch(*argv, "--for", "1h", "--force"))[0] == 0
+
+
 async def test_without_an_answer_pause_throws_the_kill_switch(small: SmallDaemon, proxywatch: Any) -> None:
     """A daemon that accepts and never answers is stopped by the file, within about two seconds; `resume` of an
     answering daemon takes the file back."""
