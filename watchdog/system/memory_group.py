@@ -37,9 +37,9 @@ def memory_group(pid: int, *, proc: Path = Path("/proc"), v2: Path = _V2, v1: Pa
     for line in read_small(str(proc / str(pid) / "cgroup")).decode().splitlines():
         _, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(","):
-            found = _version_1(v1, path)
+            found = _read(v1, path, _NAMES_1)
         elif controllers == "":
-            found = _version_2(v2, path)
+            found = _read(v2, path, _NAMES_2)
         else:
             continue
         if found is not None:
@@ -49,35 +49,30 @@ def memory_group(pid: int, *, proc: Path = Path("/proc"), v2: Path = _V2, v1: Pa
 
 def unit_group(path: str, *, v2: Path = _V2, v1: Path = _V1) -> MemoryGroup | None:
     """The group at a path such as systemd tells as `ControlGroup`; None where nothing accounts for its memory."""
-    return _version_2(v2, path) or _version_1(v1, path) if path.startswith("/") else None
+    return _read(v2, path, _NAMES_2) or _read(v1, path, _NAMES_1) if path.startswith("/") else None
 
 
-def _version_2(root: Path, path: str) -> MemoryGroup | None:
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """How a version of control groups calls the files."""
+
+    events: str
+    used: str
+    limit: str
+    peak: str
+
+
+_NAMES_2 = _Names("memory.events", "memory.current", "memory.max", "memory.peak")
+_NAMES_1 = _Names("memory.oom_control", "memory.usage_in_bytes", "memory.limit_in_bytes", "memory.max_usage_in_bytes")
+
+
+def _read(root: Path, path: str, names: _Names) -> MemoryGroup | None:
     directory = root / path.lstrip("/")
-    kills = _count(directory / "memory.events", "oom_kill")
+    kills = _count(directory / names.events, "oom_kill")
     if kills is None:
         return None
-    return MemoryGroup(
-        path,
-        kills,
-        _bytes(directory / "memory.current"),
-        _bytes(directory / "memory.max"),
-        _bytes(directory / "memory.peak"),
-    )
-
-
-def _version_1(root: Path, path: str) -> MemoryGroup | None:
-    directory = root / path.lstrip("/")
-    kills = _count(directory / "memory.oom_control", "oom_kill")
-    if kills is None:
-        return None
-    return MemoryGroup(
-        path,
-        kills,
-        _bytes(directory / "memory.usage_in_bytes"),
-        _bytes(directory / "memory.limit_in_bytes"),
-        _bytes(directory / "memory.max_usage_in_bytes"),
-    )
+    used, limit, peak = (_bytes(directory / name) for name in (names.used, names.limit, names.peak))
+    return MemoryGroup(path, kills, used, limit, peak)
 
 
 def _count(file: Path, name: str) -> int | None:
