@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 
@@ -108,8 +109,10 @@ async def test_crash_loop_backs_off_escalates_and_recovers_without_a_person(worl
     primary = {"name": "primary", "kind": "local", "port": world.primary}
     world.configure(
         proxy={"providers": [primary, provider]},
-        watch={"guards": {**FAST["guards"], "budget": {"1h": 1, "24h": 6}}},
+        watch=FAST,
     )
+    playbook = world.root / "config/playbooks/restore-worker.yaml"
+    playbook.write_text(re.sub(r"^budget: .*$", "budget: {1h: 1, 24h: 6}", playbook.read_text(), flags=re.MULTILINE))
     await world.start()
     await eventually("both workers serve", world.all_serve, 15)
     key.rename(world.root / "away.key")
