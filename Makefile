@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # Most tests wait for real processes rather than compute, so more of them than cores may run at once.
-JOBS   ?= 4
+JOBS   ?= 6
 
 .PHONY: run test check coverage bench soak format lock clean
 
@@ -30,6 +30,9 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.bench
 
 soak: $(STAMP)
+	PROXYWATCH_HISTORIES=10 $(BIN)/python -m pytest --timeout 0 tests/unit/core/test_policy_histories.py \
+	  tests/integration/healing/test_healing_histories.py
+	PROXYWATCH_EVERY_KILL=1 $(BIN)/python -m pytest -n 2 tests/e2e/test_killed_watchdog.py
 	$(BIN)/python -m tests.bench soak
 
 format: $(STAMP)

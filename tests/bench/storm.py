@@ -125,7 +125,7 @@ class Storm:
 
     def _config(self) -> dict[str, Any]:
         probes = {
-            f"file-{number}": {"kind": "file", "path": str(self.files / f"file-{number}"), "interval": "2s"}
+            f"file-{number}": {"kind": "file", "path": str(self.files / f"file-{number}"), "interval": "10s"}
             for number in range(TARGETS)
         }
         return {
@@ -192,7 +192,7 @@ def measure(quick: bool) -> Iterator[Figure]:
             mine = sorted(answer.took * 1000 for answer in answers if answer.began >= began and answer.target == target)
             note = f"p50 {mine[len(mine) // 2]:.1f}"
             yield Figure(part, f"slowest answer of {target}", mine[-1], "ms", note=note)
-        yield Figure(part, "from the fault to all alerts", fired, "s", note="probed every 2 s")
+        yield Figure(part, "from the fault to all alerts", fired, "s", note="probed every 10 s")
         yield Figure(part, "from the fault until a person has heard of all", told, "s")
         yield Figure(part, "to all resolved", over, "s")
         yield Figure(part, "actions", len(list(storm.acted.iterdir())), "", aim=Aim(_ACTIONS, "figure"))

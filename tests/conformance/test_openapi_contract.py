@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration" / "pr
 
 from proxy_service import Service, make_service
 
-_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "5"))
+_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "3"))
 _SECONDS = 100.0 if "FUZZ_EXAMPLES" not in os.environ else 3600.0
 _LEFT_OUT = (
     # Whether a model exists and what its provider takes is no matter of a schema.

@@ -21,7 +21,7 @@ from mortal import Killed
 from virtual_time import VirtualLoop
 
 TIMES_MORE = int(os.environ.get("PROXYWATCH_HISTORIES", "0"))
-HISTORIES = 100 * max(1, TIMES_MORE)
+HISTORIES = 60 * max(1, TIMES_MORE)
 MEMORY = Path("/dev/shm")
 tried = {"histories": 0, "effects": 0, "deaths": 0}
 

@@ -18,7 +18,7 @@ from watchdog.core.silences import Maintenance
 from watchdog.core.targets import Target
 
 TIMES_MORE = int(os.environ.get("PROXYWATCH_HISTORIES", "0"))
-HISTORIES = 1500 * max(1, TIMES_MORE)
+HISTORIES = 1000 * max(1, TIMES_MORE)
 BUDGETS = [(window, False) for window in LIMITS.budget] + [(window, True) for window in LIMITS.host_budget]
 tried = {"histories": 0, "effects": 0}
 
