@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # Most tests wait for real processes rather than compute, so more of them than cores may run at once.
-JOBS   ?= 6
+JOBS   ?= 4
 
 .PHONY: run test check coverage bench soak format lock clean
 
