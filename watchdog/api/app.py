@@ -13,13 +13,14 @@ from collections.abc import AsyncIterator, Mapping
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from watchdog.api import commands, heartbeats, hooks, overview, people, views
 from watchdog.api.explain import explain
 from watchdog.api.frames import frames
 from watchdog.api.history import history
+from watchdog.api.json_answer import JSONResponse
 from watchdog.api.parts import Parts
 from watchdog.api.requests import body_of, duration_in, parts_of, seconds_of, who, whole
 from watchdog.errors import ConfigError, ProxywatchError, QueryError, StoreError, TransitionError

@@ -12,6 +12,7 @@ from typing import Any
 from watchdog.api import quiet, views
 from watchdog.api.parts import Parts
 from watchdog.api.shapes import moment, number
+from watchdog.core.incidents import Incident
 from watchdog.core.model import AlertState
 from watchdog.errors import ProbeError, ProxywatchError, QueryError
 from watchdog.release import __version__
@@ -23,6 +24,8 @@ MASTER_SECONDS = 0.1
 """How long an answer may wait for a proxy's master: longer, and `status` itself would seem to hang with it."""
 
 
+AT_A_GLANCE = 100
+"""So many alerts and incidents are shown; how many there are is said beside."""
 _TELLING = frozenset({"child", "unit"})
 """Kinds of service that tell at once how they are."""
 
@@ -71,11 +74,13 @@ def status(parts: Parts, seen: Seen) -> Shape:
     Keys: now, version, host, pid, started_at, uptime_seconds, ready, verdict {state: ok|warning|critical, text},
     config {file, reload_error}, pauses, maintenance, silences, approvals, storm {text, until},
     services (each with workers and cache), providers, system, probes {total, failing}, alerts (firing), pending,
-    incidents (unresolved), outbox {pending, dead, oldest_at}, memory.
+    incidents (unresolved), alerts_total, incidents_total, outbox {pending, dead, oldest_at}, memory.
     """
     now = parts.clock.now()
     config = parts.loaded.config
-    firing = [a for a in views.alerts(parts)["alerts"] if a["state"] == "firing"]
+    known = parts.pipeline.engine.alerts()
+    firing = views.alerts(parts, [alert for alert in known if alert.state is AlertState.FIRING])["alerts"]
+    unresolved = parts.desk.unresolved
     outbox = parts.outbox.stats()
     stats = parts.series.stats()
     shape: Shape = {
@@ -103,13 +108,15 @@ def status(parts: Parts, seen: Seen) -> Shape:
                 if result.error is not None
             ],
         },
-        "alerts": firing,
-        "pending": sum(1 for a in parts.pipeline.engine.alerts() if a.state is AlertState.PENDING),
-        "incidents": [views.incident_summary(parts, incident) for incident in parts.desk.unresolved],
+        "alerts": firing[:AT_A_GLANCE],
+        "alerts_total": len(firing),
+        "pending": sum(1 for a in known if a.state is AlertState.PENDING),
+        "incidents": views.summaries(parts, unresolved[:AT_A_GLANCE]),
+        "incidents_total": len(unresolved),
         "outbox": {"pending": outbox.pending, "dead": outbox.dead, "oldest_at": moment(outbox.oldest_at)},
         "memory": {"series": stats.series, "samples": stats.samples, "bytes": stats.bytes, "dropped": stats.dropped},
     }
-    shape["verdict"] = _verdict(shape)
+    shape["verdict"] = _verdict(shape, firing, unresolved)
     return shape
 
 
@@ -127,15 +134,14 @@ def storm(parts: Parts) -> Shape | None:
     return None if raging is None else {"text": raging.text, "until": moment(raging.until)}
 
 
-def _verdict(shape: Shape) -> Shape:
+def _verdict(shape: Shape, alerts: list[Shape], incidents: list[Incident]) -> Shape:
     """Critical: something critical fires or a person is needed. Warning: anything else that is not as it should be."""
-    alerts, incidents = shape["alerts"], shape["incidents"]
-    escalated = [i["title"] for i in incidents if i["escalated_at"] is not None]
+    escalated = [i.title for i in incidents if i.escalated_at is not None]
     firing = {s: [a["summary"] or a["name"] for a in alerts if a["severity"] == s] for s in ("critical", "warning")}
-    ending = [i["title"] for i in incidents if i["escalated_at"] is None and not i["firing"]]
+    ending = [i.title for i in incidents if i.escalated_at is None and not i.firing]
     critical = _counted("incident needs a person", escalated) + _counted("critical alert", firing["critical"])
     warning = _counted("warning", firing["warning"]) + _counted("incident is ending", ending)
-    warning += _counted("a person was asked", [i["title"] for i in incidents if i["paged"] and not i["escalated_at"]])
+    warning += _counted("a person was asked", [i.title for i in incidents if i.paged and i.escalated_at is None])
     warning += _counted("repair waits for approval", [f"proxywatch approve {a['run']}" for a in shape["approvals"]])
     warning += [f"paused by {p['by']}: {p['reason']}" for p in shape["pauses"]]
     if shape["config"]["reload_error"]:

@@ -5,6 +5,7 @@ Nothing here changes anything. Every answer holds `now`; every moment is `{"epoc
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from watchdog.api.parts import Parts
@@ -60,10 +61,11 @@ def probe_result(result: ProbeResult, *, samples: bool) -> Shape:
     return shape
 
 
-def alerts(parts: Parts) -> Shape:
-    """`{"now", "alerts": [...]}`: firing before pending, the most severe first."""
+def alerts(parts: Parts, chosen: Iterable[Alert] | None = None) -> Shape:
+    """`{"now", "alerts": [...]}`: all or the chosen ones, firing before pending, the most severe first."""
     owners = {fingerprint: i.id for i in parts.desk.unresolved for fingerprint in i.firing}
-    found = [_alert(alert, owners.get(alert.fingerprint)) for alert in parts.pipeline.engine.alerts()]
+    known = parts.pipeline.engine.alerts() if chosen is None else chosen
+    found = [_alert(alert, owners.get(alert.fingerprint)) for alert in known]
     found.sort(key=lambda a: (a["state"] != "firing", -severity_rank(a["severity"]), a["active_at"]["epoch"]))
     return {"now": moment(parts.clock.now()), "alerts": found}
 
@@ -92,14 +94,20 @@ def incidents(parts: Parts, *, everything: bool = False, limit: int = 50) -> Sha
     return {
         "now": moment(parts.clock.now()),
         "unresolved": len(parts.desk.unresolved),
-        "incidents": [incident_summary(parts, incident) for incident in chosen],
+        "incidents": summaries(parts, chosen),
     }
 
 
-def incident_summary(parts: Parts, incident: Incident) -> Shape:
-    """One incident in a line or two. `run` is the run under way, None if there is none."""
+def summaries(parts: Parts, chosen: Iterable[Incident]) -> list[Shape]:
+    """Each in a line or two; the runs under way are read once for all of them."""
+    runs = {run.id: run for run in parts.runs.unended()}
+    return [incident_summary(parts, incident, runs) for incident in chosen]
+
+
+def incident_summary(parts: Parts, incident: Incident, runs: Mapping[int, Run] | None = None) -> Shape:
+    """One incident in a line or two. `run` is the run under way, None if there is none; `runs` are those that are."""
     run_id = parts.runner.run_of(incident.id)
-    run = parts.runs.get(run_id) if run_id is not None else None
+    run = None if run_id is None else parts.runs.get(run_id) if runs is None else runs.get(run_id)
     end = incident.resolved_at if incident.resolved_at is not None else parts.clock.now()
     return {
         "id": incident.id,
@@ -166,7 +174,7 @@ def running(parts: Parts, run: Run, of: Incident | None) -> Shape:
     playbook = parts.runner.playbooks.get(run.playbook)
     place = current_rung(playbook, run) if playbook is not None else None
     waiting = parts.runner.clearance.waiting(run.id)
-    effects = parts.runs.effects_of(run.id)
+    effects = parts.runs.effects_of(run.id) if waiting is None else ()
     open_effect = next((effect for effect in effects if effect.outcome is None), None)
     if waiting is not None:
         doing = "waiting"

@@ -53,10 +53,13 @@ def lines(shape: Shape) -> Iterator[str]:
     yield from _block("host", ["  " + host_line(shape["system"])])
     if shape["alerts"]:
         rows = [alerts.row(alert, shape["now"]) for alert in shape["alerts"]]
-        yield from _block("alerts", text.columns(rows, indent=2))
+        yield from _block(
+            "alerts", [*text.columns(rows, indent=2), *_more(shape["alerts_total"] - len(rows), "alerts")]
+        )
     if shape["incidents"]:
         rows = [incident_row(incident) for incident in shape["incidents"]]
-        yield from _block("incidents", text.columns(rows, indent=2))
+        more = _more(shape["incidents_total"] - len(rows), "incident list")
+        yield from _block("incidents", [*text.columns(rows, indent=2), *more])
     if shape["maintenance"]:
         yield from _block("maintenance", maintenance.lines(shape["maintenance"], shape["now"], indent=2))
     if shape["silences"]:
@@ -74,6 +77,10 @@ def _block(title: str, content: list[str]) -> Iterator[str]:
 def _asking(shape: Shape) -> Iterator[list[str]]:
     for one in shape["approvals"]:
         yield [f"run {one['run']}", text.until(one["until"], shape["now"]), asking(one).partition(" of ")[2]]
+
+
+def _more(count: int, command: str) -> list[str]:
+    return [f"  and {count} more: proxywatch {command}"] if count else []
 
 
 def _services(shape: Shape) -> Iterator[list[str]]:

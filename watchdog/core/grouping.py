@@ -182,8 +182,11 @@ def _unfinished(member: Member) -> bool:
 
 
 def _flush(group: Group, number: int, now: float, muted: Callable[[Notice], bool]) -> tuple[Group, Delivery | None]:
-    held = [member for member in group.members if member.notice.status == "firing" and muted(member.notice)]
-    speaking = [member for member in group.members if member not in held]
+    held: list[Member] = []
+    speaking: list[Member] = []
+    for member in group.members:
+        silent = member.notice.status == "firing" and muted(member.notice)
+        (held if silent else speaking).append(member)
     fresh = [member.notice for member in speaking if member.untold]
     standing = [member.notice for member in speaking if _unfinished(member) and (fresh or not member.acknowledged)]
     repeat_at = _repeat_at(group)

@@ -262,10 +262,12 @@ def inhibited(labels: Labels, firing: Iterable[Labels], rules: Iterable[InhibitR
     that also matches both: so nothing inhibits itself, and two such alerts do not silence each other.
     """
     target = dict(labels)
-    sources = [dict(source) for source in firing]
+    sources: list[dict[str, str]] | None = None
     for rule in rules:
         if not _all_match(rule.target, target):
             continue
+        if sources is None:
+            sources = [dict(source) for source in firing]
         two_sided = _all_match(rule.source, target)
         for source in sources:
             if not _all_match(rule.source, source) or (two_sided and _all_match(rule.target, source)):

@@ -164,8 +164,10 @@ def overview(workers: int = 2, incidents: int = 1) -> dict[str, Any]:
         },
         "probes": {"total": 8, "failing": [{"name": "front", "note": "refused"}]},
         "alerts": [alert],
+        "alerts_total": 1,
         "pending": 0,
         "incidents": [incident(id=n) for n in range(incidents)],
+        "incidents_total": incidents,
         "outbox": {"pending": 2, "dead": 1, "oldest_at": THEN},
         "memory": {},
     }
