@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pwd
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from watchdog.errors import InstallationError
 from watchdog.installation.environment import check_brought, out_of_reach, required
 
 
-@pytest.mark.parametrize("place", ["/root/venv", "/home/me/venv", "/tmp/venv", "/run/user/0/venv"])
+ROOTS_HOME = pwd.getpwuid(0).pw_dir
+
+
+@pytest.mark.parametrize("place", [f"{ROOTS_HOME}/venv", "/home/me/venv", "/tmp/venv", "/run/user/0/venv"])
 def test_directories_that_the_units_do_not_see_are_out_of_reach(place: str) -> None:
     """Homes and temporary directories are other ones for the units, or empty."""
     assert "which the units do not see" in (out_of_reach(Path(place)) or "")
