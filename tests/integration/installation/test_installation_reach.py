@@ -12,7 +12,6 @@ from watchdog.cli.main import main
 from watchdog.errors import InstallationError
 from watchdog.installation.environment import check_brought, out_of_reach, required
 
-
 ROOTS_HOME = pwd.getpwuid(0).pw_dir
 
 
