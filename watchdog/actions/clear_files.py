@@ -7,6 +7,7 @@ files; what changed since is left alone. A directory that is not there has nothi
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -35,7 +36,7 @@ class ResetCacheSettings(ActionSettings):
     kind: Literal["reset_cache"]
 
 
-class _Clear:
+class _Clear(ABC):
     disruptive = False
     what: ClassVar[str]
 
@@ -63,8 +64,9 @@ class _Clear:
             return Sighting(Outcome.NOT_DONE, "there was nothing to remove")
         return await sighting_of(survey)
 
+    @abstractmethod
     def _listed(self) -> tuple[Clearing, ...]:
-        raise NotImplementedError
+        """What `recovery` lists."""
 
     def _find(self, listed: Iterable[Clearing]) -> dict[str, Any]:
         files: list[ListedFile] = []

@@ -175,6 +175,9 @@ class Machine:
         asyncio.get_running_loop().call_later(self.dice.uniform(least, most), then)
 
 
+_UNASKED = "no playbook of these histories asks a service for that"
+
+
 class ImaginedService:
     """A controller of the machine's services, for an action on `target`."""
 
@@ -189,20 +192,20 @@ class ImaginedService:
         return ServiceStatus("running", ProcessIdentity(100 + self._machine.pids[self._target], 1))
 
     async def halt(self) -> None:
-        raise NotImplementedError
+        raise AssertionError(_UNASKED)
 
     async def restart(self) -> None:
         """The one thing that it is asked for."""
         await self._machine.touch(self._target, disruptive=True)
 
     async def start(self) -> None:
-        raise NotImplementedError
+        raise AssertionError(_UNASKED)
 
     async def stop(self) -> None:
-        raise NotImplementedError
+        raise AssertionError(_UNASKED)
 
     async def wait_exit(self) -> None:
-        raise NotImplementedError
+        raise AssertionError(_UNASKED)
 
 
 class ImaginedProxy(ProxyApi):
