@@ -138,6 +138,13 @@ def test_inhibition(labels: dict[str, str], firing: list[dict[str, str]], rule: 
     assert found is (rule if expected else None)
 
 
+def test_a_later_rule_may_inhibit_too() -> None:
+    """The rules are asked in order, each over everything that fires, and the first that silences is named."""
+    deaf = InhibitRule((Matcher("severity", "=", "emergency"),), RULE.target)
+    firing = iter([labels_of(severity="critical")])
+    assert inhibited(labels_of(severity="warning"), firing, [deaf, RULE]) is RULE
+
+
 def test_what_a_notice_and_a_delivery_say_of_themselves() -> None:
     """Status follows the kind; a delivery fires while any notice does; an address is receiver/integration."""
     labels = labels_of(severity="critical")
