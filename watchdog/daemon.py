@@ -105,7 +105,7 @@ class Daemon:
         self.schedule = Schedule(self.clock)
         self.keeping = Keeping(files.loaded, self.clock, self.schedule)
         vault = self.keeping.vault
-        self.world = World(config, self.services, self.proxies, self.series, self.clock, vault)
+        self.world = World(config, self.services, self.proxies, self.series, self.clock, vault, self.http)
         self.healing = build_healing(
             world=self.world, desk=self.desk, runs=self.runs, facts=self.facts, bell=self.bell, holds=self._holds
         )

@@ -20,9 +20,11 @@ from watchdog.playbooks.runner import Runner
 from watchdog.playbooks.surroundings import Surroundings
 from watchdog.playbooks.triage import Triage
 from watchdog.playbooks.verification import Verifier
-from watchdog.settings import Config
+from watchdog.settings import Config, agent_sockets
 from watchdog.store.facts import Facts
 from watchdog.store.runs import Runs
+from watchdog.system.http import HttpClient
+from watchdog.system.memory_agent import MemoryAgents
 from watchdog.system.proxy_api import ProxyApi
 from watchdog.system.self_check import look_at_self
 from watchdog.system.services import ServiceController, Supervised
@@ -41,6 +43,13 @@ class World:
     series: SeriesStore
     clock: Clock
     vault: Vault
+    http: HttpClient
+
+    @property
+    def agents(self) -> MemoryAgents:
+        """Where processes can be asked about their memory, as configured now."""
+        endpoints = {name: proxy.endpoint for name, proxy in self.proxies.items()}
+        return MemoryAgents(self.http, endpoints, agent_sockets(self.config))
 
     def context(self, target: str, labels: Mapping[str, str]) -> ActionContext:
         """What an action on a target may touch."""
@@ -55,6 +64,7 @@ class World:
             clock=self.clock,
             log_dir=self.config.log_dir,
             vault=self.vault,
+            agents=self.agents,
         )
 
     def known_targets(self) -> Iterable[Target]:

@@ -144,6 +144,11 @@ def config_model() -> type[Config]:
     return create_model("Config", __base__=Config, **fields)
 
 
+def agent_sockets(config: Config) -> dict[str, tuple[Path, ...]]:
+    """By service: the sockets of its memory agents, where it has any."""
+    return {name: service.memory_agents for name, service in config.services.items() if service.memory_agents}
+
+
 def default_file() -> Path:
     """The first that exists of `./config/`, `/etc/proxywatch/` and the defaults that the package ships.
 
