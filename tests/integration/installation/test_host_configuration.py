@@ -97,6 +97,6 @@ def test_units_run_the_programs_that_were_installed() -> None:
     moved = host_unit(text, "/srv/venv/bin")
     assert "ExecStart=/srv/venv/bin/proxywatch run" in moved
     assert "/opt/proxywatch/" not in moved
-    assert credentials_directory(text) == "/etc/proxywatch/credentials"
+    assert credentials_directory(text) == "/etc/credstore/proxywatch"
     with pytest.raises(InstallationError):
         credentials_directory("[Service]\n")
