@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from watchdog.actions import ActionContext
@@ -11,6 +11,7 @@ from watchdog.backups.vault import Vault
 from watchdog.clock import Clock
 from watchdog.core.permission import Denial
 from watchdog.core.targets import Target, parse_target
+from watchdog.memory.finder import LeakFinder
 from watchdog.metrics.series import SeriesStore
 from watchdog.playbooks.bell import Bell
 from watchdog.playbooks.desk import Desk
@@ -44,6 +45,10 @@ class World:
     clock: Clock
     vault: Vault
     http: HttpClient
+    leaks: LeakFinder = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.leaks = LeakFinder(self.series, self.clock, self.config.state_dir / "reports")
 
     @property
     def agents(self) -> MemoryAgents:
@@ -65,6 +70,7 @@ class World:
             log_dir=self.config.log_dir,
             vault=self.vault,
             agents=self.agents,
+            leaks=self.leaks,
         )
 
     def known_targets(self) -> Iterable[Target]:

@@ -20,6 +20,7 @@ from watchdog.clock import Clock
 from watchdog.core.model import Outcome
 from watchdog.core.targets import Target
 from watchdog.errors import ActionError, ProbeError
+from watchdog.memory.finder import LeakFinder
 from watchdog.registry import Duration, Registry, Settings
 from watchdog.system.memory_agent import MemoryAgent, MemoryAgents
 from watchdog.system.proxy_api import ProxyApi
@@ -55,6 +56,8 @@ class ActionContext:
     """The archives."""
     agents: MemoryAgents | None = None
     """Where processes can be asked about their memory."""
+    leaks: LeakFinder | None = None
+    """Diagnoses them."""
     run: str = ""
     """Which run acts: the same after a restart of the agent, and never another's. Empty where nothing acts."""
 
@@ -135,7 +138,8 @@ class Action(Protocol):
         ...
 
     async def perform(self, survey: Survey) -> str:
-        """The effect, once; returns what was seen. Raises ActionError."""
+        """The effect, once; returns what was seen: one line, or several, of which the first is the result and the
+        whole a finding for whoever repairs the cause. Raises ActionError."""
         ...
 
     async def observe(self, survey: Survey) -> Sighting:

@@ -15,6 +15,8 @@ from watchdog.playbooks.schema import Rung
 from watchdog.store.runs import Effect, Run, Runs
 from watchdog.units import format_duration
 
+FINDING = "finding"
+"""The kind of a story's line that tells a cause rather than an effect; its `text` is the whole."""
 LOOK_SECONDS = 15.0
 """How long a look at the world may take before it has told nothing."""
 
@@ -105,9 +107,12 @@ class Effects:
             seen, sight = await self._look(run, effect)
             if seen is not Outcome.UNKNOWN:
                 outcome, note = seen, f"{note}; looked again: {sight}"
+        found, note = note, note.partition("\n")[0]
         with self._desk.transaction():
             self._runs.conclude(effect, outcome, note, self._clock.now())
             self._desk.tell(run.incident_id, str(outcome), note, {"key": effect.key})
+            if found != note:
+                self._desk.tell(run.incident_id, FINDING, note, {"name": kind_of(step), "run": run.id, "text": found})
         return outcome, note
 
     def _within(self, run: Run) -> ActionContext:
