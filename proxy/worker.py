@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import os
+import resource
 import signal
 import socket
 from dataclasses import dataclass
@@ -141,6 +142,7 @@ class Worker:
                 return not_found(call)
 
     def _health(self) -> dict[str, Any]:
+        kinds = [_target(entry) for entry in Path("/proc/self/fd").iterdir()]
         return {
             "status": "draining" if self._app.draining else "serving",
             "slot": self._order.slot,
@@ -150,6 +152,18 @@ class Worker:
             "in_flight": self._app.in_flight,
             "draining": self._app.draining,
             "loop_lag_ms": round(self._loop_lag_seconds * 1000, 3),
+            "requests": self._app.begun,
             "tasks": len(asyncio.all_tasks()),
-            "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1,
+            "threads": sum(1 for _ in Path("/proc/self/task").iterdir()),
+            "descriptors": len(kinds) - 1,
+            "sockets": sum(kind.startswith("socket:") for kind in kinds),
+            "descriptors_limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         }
+
+
+def _target(descriptor: Path) -> str:
+    """What an entry of /proc/self/fd stands for; nothing for the one that the listing itself had open."""
+    try:
+        return str(descriptor.readlink())
+    except FileNotFoundError:
+        return ""
