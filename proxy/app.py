@@ -185,7 +185,7 @@ class App:
 
     def _fields(self, exchange: Exchange, headers: Headers) -> bytes:
         """The header lines of an answer."""
-        if self.draining or (self.share.reduced and self.share.full):
+        if self.draining or (self.share.reduced and self.share.ends_connections):
             exchange.keep_alive = False
         tenths = int((self._clock.monotonic() - exchange.began) * 1e4 + 0.5)
         named = f"x-request-id: {exchange.id}\r\nx-response-time: {tenths // 10}.{tenths % 10}\r\n".encode()

@@ -30,6 +30,11 @@ class Server:
         self._accepting: Acceptor | None = None
         self._sweeping: asyncio.TimerHandle | None = None
 
+    @property
+    def open(self) -> int:
+        """How many connections are, and go on."""
+        return sum(not connection.transport.is_closing() for connection in self._connections)
+
     async def start(self, listener: socket.socket) -> None:
         """Accepts from now on. The socket is the server's to close."""
         loop = asyncio.get_running_loop()

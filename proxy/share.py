@@ -28,6 +28,8 @@ class Share:
         self._all = 0.0
         self._own = 0.0
         self._holds: Callable[[], bool] = lambda: False
+        self.connections: Callable[[], int] = lambda: 0
+        """How many are open here."""
         self._looking: asyncio.TimerHandle | None = None
 
     def reduce(self, fraction: float, holds: Callable[[], bool]) -> None:
@@ -56,6 +58,12 @@ class Share:
     def full(self) -> bool:
         """Whether this worker has had its share for now: the others should have the next connection."""
         return self.reduced and self._own >= self.fraction * self._all
+
+    @property
+    def ends_connections(self) -> bool:
+        """Whether a connection should end with the answer that is being sent, so that its caller comes to another
+        worker. The last one is kept: callers who keep theirs would not come back, and a share is not nothing."""
+        return self.full and (self.fraction == 0.0 or self.connections() > 1)
 
     def _later(self) -> None:
         self._looking = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
