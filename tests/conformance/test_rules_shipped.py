@@ -319,6 +319,10 @@ SCENES = {
          sample("heartbeat_last_exit_code", 0, heartbeat="b"), sample("heartbeat_running_seconds", 99, heartbeat="c")],
         15, {"HeartbeatRunsLong": ("warning", "alert:heartbeat-b")},
     ),
+    "our own configuration is not in force": (
+        [sample("proxywatch_config_last_reload_successful", 0)], 30,
+        {"OwnConfigurationNotInForce": ("warning", "alert:own-configuration")},
+    ),
     "configuration refused": (
         [sample("proxywatch_service_up", 1), sample("proxywatch_configuration_good", 0)], 660,
         {"ConfigurationRefused": ("warning", S)},

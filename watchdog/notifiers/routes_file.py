@@ -113,8 +113,9 @@ class RoutesConfig:
     inhibit_rules: tuple[InhibitRule, ...]
 
 
-def load_routes(path: Path) -> RoutesConfig:
-    """Reads and checks the whole file. Raises ConfigError for the first problem."""
+def load_routes(path: Path, base: Path | None = None) -> RoutesConfig:
+    """Reads and checks the whole file. Raises ConfigError for the first problem. `base`: where files that it names
+    stand, if not beside it."""
     notifiers.discover(watchdog.notifiers)
     document = load(path)
     data = _mapping(document, document.data, ())
@@ -122,7 +123,7 @@ def load_routes(path: Path) -> RoutesConfig:
     for name in data:
         if name not in _SECTIONS | _SECTIONS_NOT_YET:
             raise _problem(document, (name,), f"unknown key; expected one of {', '.join(sorted(_SECTIONS))}")
-    base = path.parent
+    base = base or path.parent
     defaults = _validated(Defaults, document, data.get("global") or {}, ("global",), Defaults.not_yet, base)
     receivers = dict(_receivers(document, data.get("receivers") or [], defaults, base))
     return RoutesConfig(
