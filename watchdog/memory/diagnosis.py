@@ -88,7 +88,6 @@ class _Look:
     collected: Collection | None = None
     snapshots: list[Snapshot] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
-    whole: Comparison | None = None
     survivors: Comparison | None = None
     resources: list[Resources] = field(default_factory=list)
     longest_pause_ms: float = 0.0
@@ -139,7 +138,6 @@ class _Look:
         after = await self._snapshot()
         for older, newer in pairwise(self.snapshots[:-1]):
             self.comparisons.append(await self._compare(older, newer))
-        self.whole = await self._compare(self.snapshots[0], self.snapshots[-2])
         self.survivors = await self._compare(self.snapshots[0], after)
         self.tell("snapshots compared")
 
@@ -208,7 +206,6 @@ class _Look:
             self.collected,
             tuple(self.censuses),
             tuple(self.comparisons),
-            self.whole,
             self.survivors,
             tuple(self.resources),
             trend,

@@ -23,6 +23,7 @@ from watchdog.memory.source import with_source
 from watchdog.memory.verdict import judge
 from watchdog.metrics.series import SeriesStore
 from watchdog.system.memory_agent import MemoryAgent
+from watchdog.units import format_duration
 
 KEPT = 50
 """Findings, the oldest of which go."""
@@ -46,9 +47,11 @@ class LeakFinder:
     ) -> Finding:
         """One diagnosis, kept. Raises ActionError, ProbeError, or OSError where it cannot be written."""
         with self._alone(agent):
-            observation = await observe(
-                agent, plan, self._clock, trend=self.trend(agent.service, agent.worker), suspected=suspected, tell=tell
-            )
+            trend = self.trend(agent.service, agent.worker)
+            if trend.seconds_to_limit is not None and trend.seconds_to_limit < 2 * plan.seconds:
+                left = format_duration(trend.seconds_to_limit)
+                raise ActionError(f"its limit is reached in {left}: there is no time to look for what leaks")
+            observation = await observe(agent, plan, self._clock, trend=trend, suspected=suspected, tell=tell)
             verdict = await asyncio.to_thread(judge, observation)
             verdict = replace(verdict, places=await asyncio.to_thread(with_source, verdict.places))
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(observation.ended_at))

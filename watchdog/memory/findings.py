@@ -46,8 +46,8 @@ class Trend:
 @dataclass(frozen=True, slots=True)
 class Observation:
     """One diagnosis. `quiet` are readings before tracing, at the process's usual pace; `traced` one with each snapshot;
-    `comparisons` are of neighbouring snapshots, `whole` of the first with the last, and `survivors` of the first with
-    one that was taken after a full collection. What could not be had is None or empty, and said in `notes`."""
+    `comparisons` are of neighbouring snapshots, `survivors` of the first with one that was taken after a full
+    collection. What could not be had is None or empty, and said in `notes`."""
 
     service: str
     worker: str
@@ -61,7 +61,6 @@ class Observation:
     collected: Collection | None = None
     censuses: tuple[Census, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
-    whole: Comparison | None = None
     survivors: Comparison | None = None
     resources: tuple[Resources, ...] = ()
     trend: Trend = Trend()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from watchdog.memory.findings import LeakKind, Observation, Place, Reading
-from watchdog.memory.packages import package_of
+from watchdog.memory.packages import OWN, package_of
 
 ORDER = (LeakKind.THREADS, LeakKind.TASKS, LeakKind.SOCKETS, LeakKind.DESCRIPTORS)
 """The more telling first: a socket is a descriptor, too, and a task may hold one."""
@@ -15,6 +16,11 @@ FEWEST = 5
 _SHARE = 0.05
 """And so large a part of what there was."""
 _MOST_PLACES = 5
+_WORTH_TELLING = 0.1
+"""A place with a smaller part of what the first made is left out."""
+_NEAR = 1.5
+
+Named = tuple[str, str]
 
 
 def growing_resource(observation: Observation) -> tuple[LeakKind, int, float] | None:
@@ -57,33 +63,63 @@ def _count(reading: Reading, kind: LeakKind) -> int:
             return reading.memory.descriptors
 
 
-def resource_places(kind: LeakKind, observation: Observation, confidence: float) -> tuple[Place, ...]:
-    """Where the things are made, most first; where that is not known, where they wait or to whom they lead."""
+def resource_places(
+    kind: LeakKind, observation: Observation, lines: Sequence[Place], confidence: float
+) -> tuple[Place, ...]:
+    """Where the things are made, most first; where that is not known, where they wait. One frame tells the library that
+    makes them rather than who asked for them; so the service's own line among `lines` (those that keep growing) whose
+    objects became as many more stands before it."""
     if len(observation.resources) < 2:
         return ()
+    found = [_place(where, what, count, confidence) for (where, what), count in _grown_places(kind, observation)]
+    telling = [place for place in found if place.grown_count >= _WORTH_TELLING * found[0].grown_count]
+    if not telling or telling[0].package == OWN:
+        return tuple(telling[:_MOST_PLACES])
+    asking = _asking(kind, observation, lines)
+    if asking is None:
+        return tuple(telling[:_MOST_PLACES])
+    first = replace(
+        asking, grown_bytes=0, confidence=confidence, remark=telling[0].remark, grown_count=telling[0].grown_count
+    )
+    return (first, *telling[: _MOST_PLACES - 1])
+
+
+def _asking(kind: LeakKind, observation: Observation, lines: Sequence[Place]) -> Place | None:
+    """The line of the service's own that comes nearest to one object for each thing."""
+    if len(observation.traced) < 2:
+        return None
+    made = _count(observation.traced[-1], kind) - _count(observation.traced[0], kind)
+    waiting = {task.waiting_at for task in observation.resources[-1].tasks}
+    near = [
+        line
+        for line in lines
+        if line.package == OWN and line.where not in waiting and 1 / _NEAR <= line.grown_count / max(made, 1) <= _NEAR
+    ]
+    return min(near, key=lambda line: abs(line.grown_count - made), default=None)
+
+
+def _grown_places(kind: LeakKind, observation: Observation) -> Sequence[tuple[Named, int]]:
     first, last = observation.resources[0], observation.resources[-1]
     match kind:
         case LeakKind.TASKS:
-            grown = _more(
-                (((t.created_at or t.waiting_at or "", _task(t.what, t.waiting_at)), t.count) for t in first.tasks),
-                (((t.created_at or t.waiting_at or "", _task(t.what, t.waiting_at)), t.count) for t in last.tasks),
-            )
+            named = [
+                [((t.created_at or t.waiting_at or "", _task(t.what, t.waiting_at)), t.count) for t in each.tasks]
+                for each in (first, last)
+            ]
         case LeakKind.THREADS:
-            grown = _more(
-                (((t.created_at or "", _thread(t.target)), t.count) for t in first.threads),
-                (((t.created_at or "", _thread(t.target)), t.count) for t in last.threads),
-            )
+            named = [
+                [((t.created_at or "", _thread(t.target)), t.count) for t in each.threads] for each in (first, last)
+            ]
         case LeakKind.SOCKETS:
-            grown = _more(
-                (((c.created_at, "sockets made here"), c.count) for c in first.sockets_created),
-                (((c.created_at, "sockets made here"), c.count) for c in last.sockets_created),
-            )
+            named = [
+                [((c.created_at, "sockets made here"), c.count) for c in each.sockets_created] for each in (first, last)
+            ]
         case _:
-            grown = _more(
-                (((c.created_at, "opened here"), c.count) for c in (*first.files_created, *first.sockets_created)),
-                (((c.created_at, "opened here"), c.count) for c in (*last.files_created, *last.sockets_created)),
-            )
-    return tuple(_place(where, what, count, confidence) for (where, what), count in grown[:_MOST_PLACES])
+            named = [
+                [((c.created_at, "opened here"), c.count) for c in (*each.files_created, *each.sockets_created)]
+                for each in (first, last)
+            ]
+    return _more(named[0], named[1])
 
 
 def leading_to(observation: Observation) -> str:
@@ -104,9 +140,6 @@ def _task(what: str, waiting_at: str | None) -> str:
 
 def _thread(target: str | None) -> str:
     return f"threads that run {target}" if target else "threads"
-
-
-Named = tuple[str, str]
 
 
 def _more(before: Iterable[tuple[Named, int]], after: Iterable[tuple[Named, int]]) -> Sequence[tuple[Named, int]]:

@@ -21,8 +21,8 @@ HOUR = 3600.0
 LEAST_BYTES = 256 * 1024
 """Growth of a whole process below that is its breathing."""
 _FRAGMENTED_BYTES = 8 * 1024 * 1024
-_TRACE_BYTES = 128
-"""What one trace costs the traced process, hash table and all."""
+_MOST_LINES = 5
+"""Of memory, beside another kind of thing that leaks and takes it."""
 _MOSTLY = 0.5
 _CONVINCING = 0.5
 """Less is «low», and chance may have done it."""
@@ -146,12 +146,12 @@ def _rate(lines: Sequence[Growing], requests: int | None, hours: float, pace: _P
 def _of_resource(
     kind: LeakKind, grown: int, confidence: float, observation: Observation, lines: Sequence[Place], remarks: list[str]
 ) -> Verdict:
-    places = resource_places(kind, observation, confidence)
+    places = resource_places(kind, observation, lines, confidence)
     to_whom = leading_to(observation) if kind in (LeakKind.SOCKETS, LeakKind.DESCRIPTORS) else ""
     more = f"{grown:,} more {kind} in {format_duration(observation.ended_at - observation.began_at)}"
     if places:
         first = places[0]
-        said = f"{first.where}: {more}, {first.grown_count:,} of them {first.remark}"
+        said = f"{first.where}: {more}: {first.remark}"
     else:
         said = f"{observation.target}: {more}; where they are made is not known"
     said += f"; {to_whom}" if to_whom else ""
@@ -159,7 +159,7 @@ def _of_resource(
         kind,
         f"{said}; confidence {confidence_word(confidence)}",
         confidence,
-        (*places, *lines),
+        (*places, *lines[:_MOST_LINES]),
         seconds_to_limit=observation.trend.seconds_to_limit,
         remarks=tuple(remarks),
     )
@@ -226,7 +226,7 @@ def _native(observation: Observation, lines: Sequence[Growing]) -> tuple[int, in
     """Bytes, requests, hours and confidence of growth that no trace explains; both phases must show it."""
     if len(observation.quiet) < 2 or len(observation.traced) < 2 or not observation.comparisons:
         return None
-    untraced = _unexplained(observation, observation.traced, traced_growth(observation.comparisons))
+    untraced = _unexplained(observation.traced, traced_growth(observation.comparisons))
     first, last = observation.quiet[0], observation.quiet[-1]
     quiet = _used(last) - _used(first)
     hours, traced_hours = (last.at - first.at) / HOUR, (observation.traced[-1].at - observation.traced[0].at) / HOUR
@@ -244,10 +244,10 @@ def _native(observation: Observation, lines: Sequence[Growing]) -> tuple[int, in
     return quiet, requests, hours, confidence
 
 
-def _unexplained(observation: Observation, phase: Sequence[Reading], traced: int) -> int:
-    """Growth of a phase that is neither traced nor the traces themselves."""
-    traces = observation.comparisons[-1].newer.traces - observation.comparisons[0].older.traces
-    return _used(phase[-1]) - _used(phase[0]) - max(0, traced) - _TRACE_BYTES * max(0, traces)
+def _unexplained(phase: Sequence[Reading], traced: int) -> int:
+    """Growth of a phase that is neither traced nor what keeping the traces takes."""
+    tables = [reading.memory.tracing.table_bytes if reading.memory.tracing else 0 for reading in (phase[0], phase[-1])]
+    return _used(phase[-1]) - _used(phase[0]) - max(0, traced) - max(0, tables[1] - tables[0])
 
 
 def _used(reading: Reading) -> int:

@@ -36,6 +36,8 @@ class Tracing(Answer):
     traces: int | None = None
     traced_bytes: int = 0
     peak_bytes: int = 0
+    table_bytes: int = 0
+    """What keeping the traces takes."""
 
 
 class AgentMemory(Answer):

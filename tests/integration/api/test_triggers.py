@@ -251,7 +251,8 @@ async def test_a_run_that_nobody_watched_does_not_fail_in_silence(small: SmallDa
     playbook = parts.runner.playbooks["restore-worker"]
 
     def failed() -> list[tuple[dict[str, str], float]]:
-        return [(dict(sample.labels), sample.value) for sample in triggers.samples(parts.clock.now())]
+        found = triggers.samples(parts.clock.now())
+        return [(dict(one.labels), one.value) for one in found if one.name == "proxywatch_run_failed"]
 
     await parts.runner.finished(parts.runner.begin(None, playbook, WORKER, trigger="person").id)
     assert failed() == []
