@@ -32,7 +32,7 @@ import zlib
 from array import array
 from bisect import bisect
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -59,6 +59,7 @@ _UNPACKED_LIMIT = 512 * _MIB
 
 _BODY_LIMIT = 64 * 1024
 _REQUEST_SECONDS = 10.0
+_CONVERSATIONS = 16
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 409: "Conflict", 503: "Service Unavailable"}
 
 _CHILD_SECONDS = 90.0
@@ -283,7 +284,7 @@ class _Pause:
 
 
 @contextlib.asynccontextmanager
-async def _beating(pause: _Pause) -> Any:
+async def _beating(pause: _Pause) -> AsyncIterator[None]:
     """Wakes up every few milliseconds and notes how late it was."""
 
     async def beat() -> None:
@@ -323,7 +324,13 @@ class _Child:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             os.close(write_end)
         self._read_end = read_end
-        self._pidfd = os.pidfd_open(self.pid)
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError as error:
+            os.close(read_end)
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            raise Refused(503, f"cannot watch the child: {error.strerror}") from error
 
     async def answer(self) -> Document:
         """What its work returned. Refused if it says so, died or took too long; it is gone afterwards in any case."""
@@ -405,9 +412,9 @@ def _be_child(
         if os.getppid() != parent:
             os._exit(code)
         _forget_parent(pipe)
-        _restrain(allowance)
         try:
-            document = work()
+            _restrain(allowance)
+            document = work() | {"child_nice": os.getpriority(os.PRIO_PROCESS, 0)}
         except Refused as refused:
             document = {"status": refused.status, "error": str(refused)}
         except MemoryError:
@@ -436,14 +443,18 @@ def _forget_parent(pipe: int) -> None:
 
 
 def _restrain(allowance: int) -> None:
-    os.setpriority(os.PRIO_PROCESS, 0, 19)
-    Path("/proc/self/oom_score_adj").write_text("1000")
+    """Last in line for the processor and first for the OOM killer, where the service's sandbox lets it say so; bounded
+    in memory and processor time in any case."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, 19)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (int(_CHILD_SECONDS), int(_CHILD_SECONDS)))
     size = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     wanted = size + allowance
-    resource.setrlimit(resource.RLIMIT_AS, (wanted if most < 0 else min(wanted, most), most))
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
 
 
 @dataclass(frozen=True, slots=True)
@@ -963,9 +974,10 @@ def _rows(found: Counter[tuple[str, _T, _T]], names: tuple[str, str, str], top: 
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """A key that a call's body may have: a number between two, or a text where `default` is None or a text."""
+    """A key that a call's body may have: a number between two, or a text, which must be given."""
 
-    default: float | str | None
+    kind: type[int | float | str]
+    default: float = 0
     least: float = 0
     most: float = 0
 
@@ -974,13 +986,13 @@ _CALLS: dict[tuple[str, ...], dict[str, _Key]] = {
     ("GET", "memory"): {},
     ("POST", "gc"): {},
     ("POST", "memory", "trim"): {},
-    ("POST", "memory", "census"): {"top": _Key(40, 1, 1000)},
-    ("POST", "memory", "resources"): {"top": _Key(20, 1, 1000)},
-    ("POST", "memory", "trace"): {"frames": _Key(1, 1, 100), "limit_seconds": _Key(900, 1, 86_400)},
+    ("POST", "memory", "census"): {"top": _Key(int, 40, 1, 1000)},
+    ("POST", "memory", "resources"): {"top": _Key(int, 20, 1, 1000)},
+    ("POST", "memory", "trace"): {"frames": _Key(int, 1, 1, 100), "limit_seconds": _Key(float, 900, 1, 86_400)},
     ("DELETE", "memory", "trace"): {},
     ("GET", "memory", "snapshots"): {},
     ("POST", "memory", "snapshots"): {},
-    ("POST", "memory", "compare"): {"older": _Key(None), "newer": _Key(None), "top": _Key(20, 1, 1000)},
+    ("POST", "memory", "compare"): {"older": _Key(str), "newer": _Key(str), "top": _Key(int, 20, 1, 1000)},
 }
 
 
@@ -994,11 +1006,12 @@ def _asked(method: str, path: tuple[str, ...], body: Mapping[str, Any]) -> dict[
     asked = {}
     for name, key in keys.items():
         given = body.get(name, key.default)
-        if key.default is None:
+        if key.kind is str:
             if not isinstance(given, str):
                 raise Refused(400, f"{name}: expected a text")
-        elif type(given) not in (int, type(key.most), float) or not key.least <= given <= key.most:
-            raise Refused(400, f"{name}: expected a number from {key.least:g} to {key.most:g}")
+        elif type(given) not in (int, key.kind) or not key.least <= given <= key.most:
+            whole = "a whole number" if key.kind is int else "a number"
+            raise Refused(400, f"{name}: expected {whole} from {key.least:g} to {key.most:g}")
         asked[name] = given
     return asked
 
@@ -1027,6 +1040,7 @@ class MemoryAgent:
         self._name = name
         self._keep = keep
         self._trace: _Trace | None = None
+        self._ending = threading.Lock()
         self._busy = ""
         self._pauses: dict[str, float] = {}
         self._traces: int | None = None
@@ -1071,14 +1085,13 @@ class MemoryAgent:
         """Ends a child at work (its caller is told so), stops tracing, closes the socket."""
         if self._server is not None:
             self._server.close()
-        if self._child is not None:
-            self._child.kill()
-        await self._idle.wait()
-        if self._server is not None:
             for task in self._conversations:
                 task.cancel()
             await asyncio.gather(*self._conversations, return_exceptions=True)
             await self._server.wait_closed()
+        if self._child is not None:
+            self._child.kill()
+        await self._idle.wait()
         if self._trace is not None:
             self._end(self._trace)
 
@@ -1129,7 +1142,8 @@ class MemoryAgent:
         503 without the memory that the child may need and what both may come to hold twice."""
         if self._busy:
             raise Refused(409, f"busy with {self._busy}")
-        self._check_room(what, allowance)
+        # A service that goes on writes to pages that it shares with the child; they then exist twice.
+        self._check_room(what, allowance + footprint().anon_bytes // 8)
         self._busy = what
         self._idle.clear()
         pause, began = _Pause(), time.perf_counter()
@@ -1139,7 +1153,7 @@ class MemoryAgent:
                 document = await self._child.answer()
         finally:
             self._leaving = asyncio.create_task(self._leave())
-        await self._leaving
+        await asyncio.shield(self._leaving)
         figures = {
             "pause_ms": _milliseconds(pause.longest),
             "lateness_ms": _milliseconds(pause.lateness),
@@ -1160,13 +1174,12 @@ class MemoryAgent:
         if room < needed:
             raise Refused(503, f"{what} may need {needed // _MIB} MiB, and {room // _MIB} MiB are free to this process")
 
-    async def _census(self, top: float) -> Document:
+    async def _census(self, top: int) -> Document:
         taken = {"taken_at": _now(), "requests": self._served()}
         allowance = _BASE_BYTES + footprint().anon_bytes + 3 * sys.getallocatedblocks() * struct.calcsize("P")
-        return taken | await self._in_child("census", lambda: _count_types(int(top)), allowance)
+        return taken | await self._in_child("census", lambda: _count_types(top), allowance)
 
-    async def _resources(self, top: float) -> Document:
-        most = int(top)
+    async def _resources(self, top: int) -> Document:
         descriptors = _descriptors()
         sockets = await _sockets(number for number, kind in descriptors.items() if kind == "socket")
         tasks, threads = await _tasks(), _threads()
@@ -1174,15 +1187,15 @@ class MemoryAgent:
             "taken_at": _now(),
             "requests": self._served(),
             "descriptors": dict(Counter(descriptors.values()).most_common()),
-            "sockets": _rows(sockets, ("kind", "peer", "state"), most),
-            "tasks": _rows(tasks, ("what", "waiting_at", "created_at"), most),
-            "threads": _rows(threads, ("name", "target", "created_at"), most),
+            "sockets": _rows(sockets, ("kind", "peer", "state"), top),
+            "tasks": _rows(tasks, ("what", "waiting_at", "created_at"), top),
+            "threads": _rows(threads, ("name", "target", "created_at"), top),
             "sockets_created": [],
             "files_created": [],
         }
         if _tracemalloc.is_tracing():
             created = await self._in_child("resources", _count_created, _BASE_BYTES + footprint().anon_bytes)
-            document |= {f"{kind}_created": created.pop(kind)[:most] for kind in ("sockets", "files")} | created
+            document |= {f"{kind}_created": created.pop(kind)[:top] for kind in ("sockets", "files")} | created
         return document
 
     # tracing
@@ -1203,7 +1216,7 @@ class MemoryAgent:
             "table_bytes": _tracemalloc.get_tracemalloc_memory(),
         }
 
-    def _start(self, frames: float, limit_seconds: float) -> Document:
+    def _start(self, frames: int, limit_seconds: float) -> Document:
         if _tracemalloc.is_tracing():
             by = f"until {self._trace.until:.0f}" if self._trace else "by somebody else, who alone may stop it"
             raise Refused(409, f"allocations are traced already, {by}; snapshots can be taken")
@@ -1213,7 +1226,7 @@ class MemoryAgent:
         limit.daemon, limit.name = True, "memory-agent-limit"
         trace = _Trace(now, now + limit_seconds, limit)
         self._trace, self._traces = trace, None
-        _tracemalloc.start(int(frames))
+        _tracemalloc.start(frames)
         limit.start()
         return self._tracing() or {}
 
@@ -1230,9 +1243,10 @@ class MemoryAgent:
     def _end(self, trace: _Trace) -> None:
         """Called by the loop, or by the limit's own thread; of two, one comes too late and does nothing."""
         trace.limit.cancel()
-        if self._trace is trace:
-            self._trace = None
-            _tracemalloc.stop()
+        with self._ending:
+            if self._trace is trace:
+                self._trace = None
+                _tracemalloc.stop()
 
     async def _snapshot(self) -> Document:
         if not _tracemalloc.is_tracing():
@@ -1294,6 +1308,8 @@ class MemoryAgent:
             total += file.stat().st_size
             if number and (number >= self._keep or total > _KEEP_BYTES):
                 file.unlink()
+        for abandoned in self._directory.glob(f"{self._name}-*.part"):  # by one who was killed while writing
+            abandoned.unlink()
 
     def _listing(self) -> Document:
         snapshots, unreadable = [], []
@@ -1304,7 +1320,7 @@ class MemoryAgent:
                 unreadable.append({"name": file.name, "error": str(refused)})
         return {"snapshots": snapshots, "unreadable": unreadable}
 
-    async def _compare(self, older: str, newer: str, top: float) -> Document:
+    async def _compare(self, older: str, newer: str, top: int) -> Document:
         files = []
         for name in (older, newer):
             if not _NAME.fullmatch(name):
@@ -1313,7 +1329,7 @@ class MemoryAgent:
         unpacked = sum(file.stat().st_size for file in files if file.exists()) * 40
 
         def work() -> Document:
-            return compare(read_snapshot(files[0]), read_snapshot(files[1]), int(top))
+            return compare(read_snapshot(files[0]), read_snapshot(files[1]), top)
 
         return await self._in_child("compare", work, _BASE_BYTES + unpacked)
 
@@ -1336,6 +1352,9 @@ class MemoryAgent:
         self._server = await asyncio.start_unix_server(self._converse, sock=listener)
 
     def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._conversations) >= _CONVERSATIONS:
+            writer.close()
+            return
         task = asyncio.get_running_loop().create_task(self._answer(reader, writer))
         self._conversations.add(task)
         task.add_done_callback(self._conversations.discard)
