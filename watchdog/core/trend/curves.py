@@ -7,19 +7,24 @@ one more parameter must explain more than chance would.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from watchdog.core.trend.fitting import Column, Fit, fit
 from watchdog.core.trend.judgement import Shape
 
-_SETTLING = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
+_SETTLING = (0.02, 0.04, 0.07, 0.12, 0.2, 0.35, 0.6, 1.0)
 """Time constants of a saturation, as shares of the window."""
-_SETTLED_EARLY = (0.03, 0.06, 0.12, 0.2)
+_SETTLED_EARLY = (0.03, 0.06, 0.12)
 """Those after which a leak can still be told from the rest of a warm-up."""
-_TAILS = (0.003, 0.01, 0.03, 0.1, 0.3)
+_TAILS = (0.003, 0.009, 0.025, 0.07, 0.2)
 """Where a logarithm begins to bend, as shares of the window."""
+_LIKENESS_OF_LIFE = 0.01
+"""No curve is followed closer than by so much of the whole range, however little noise there is."""
+_BETWEEN = 1.3
+_LATEST_END = 0.9
+"""What rises for longer than this share of the window is not taken for something that has ended."""
 _EDGE = 3
 """A knot stands at least so many values from either end."""
 
@@ -53,7 +58,7 @@ class Gallery:
     def __init__(self, values: Column, least_variance: float) -> None:
         self._values = values
         self._ones: Column = (1.0,) * len(values)
-        self._least = least_variance
+        self._least = max(least_variance, (_LIKENESS_OF_LIFE * (max(values) - min(values))) ** 2)
         self.curves: list[Curve] = []
 
     def flat(self) -> None:
@@ -62,7 +67,7 @@ class Gallery:
 
     def traffic(self, rate: Column, axes: Sequence[Axis]) -> None:
         """It goes with the rate; or with the rate and grows besides."""
-        self._add(Shape.TRAFFIC, [rate], None, positive=(1,))
+        self._add(Shape.TRAFFIC, [rate], None, positive=(1,), more=-2)
         for axis in axes:
             self._add(Shape.LEAK, [rate, axis.places], 2, positive=(1, 2), axis=axis)
 
@@ -74,19 +79,28 @@ class Gallery:
         for knot in range(_EDGE, len(places) - _EDGE, 2):
             late = [max(0.0, place - places[knot]) for place in places]
             self._add(Shape.LEAK, [late], 1, positive=(1,), axis=axis, since=axis.times[knot])
-            early = [min(place, places[knot]) for place in places]
-            self._add(Shape.WARM_UP, [early], None, positive=(1,))
+            if axis.times[knot] <= _LATEST_END:
+                early = [min(place, places[knot]) for place in places]
+                self._add(Shape.WARM_UP, [early], None, positive=(1,), more=1)
         rises = [later - own for own, later in pairwise(self._values)]
         jump = rises.index(max(rises)) + 1
         step = [float(place >= jump) for place in range(len(places))]
         self._add(Shape.LEAK, [step, places], 2, positive=(1, 2), axis=axis, more=1)
-        for settling in _SETTLING:
-            self._add(Shape.WARM_UP, [[1 - math.exp(-place / settling) for place in places]], None, positive=(1,))
-        for tail in _TAILS:
-            self._add(Shape.WARM_UP, [[math.log1p(place / tail) for place in places]], None, positive=(1,))
+        self._bent(places, _SETTLING, lambda place, settling: 1 - math.exp(-place / settling))
+        self._bent(places, _TAILS, lambda place, tail: math.log1p(place / tail))
         for settling in _SETTLED_EARLY:
             bend = [1 - math.exp(-place / settling) for place in places]
-            self._add(Shape.LEAK, [bend, places], 2, positive=(1, 2), axis=axis, since=min(0.5, 3 * settling))
+            self._add(Shape.LEAK, [bend, places], 2, positive=(1, 2), axis=axis, since=min(0.5, 3 * settling), more=1)
+
+    def _bent(self, places: Column, bends: Sequence[float], form: Callable[[float, float], float]) -> None:
+        """One form of saturation at each of the bends, and between the best of them and its neighbours."""
+
+        def score(bend: float) -> float:
+            return self._add(Shape.WARM_UP, [[form(place, bend) for place in places]], None, positive=(1,), more=1)
+
+        best = min(bends, key=score)
+        for bend in (best / _BETWEEN, best * _BETWEEN):
+            score(bend)
 
     def steps(self) -> None:
         """One step upwards, and two: of all places the best."""
@@ -109,19 +123,21 @@ class Gallery:
         axis: Axis | None = None,
         since: float = 0.0,
         more: int = 0,
-    ) -> None:
+    ) -> float:
+        """The score of the curve, infinite where it cannot be fitted or would fall where it must rise."""
         every = (self._ones, *columns)
         found = fit(every, self._values)
         if found is None or len(self._values) <= len(every):
-            return
+            return math.inf
         if any(found.coefficients[place] <= 0 for place in positive):
-            return
+            return math.inf
         if any(found.coefficients[place] >= 0 for place in negative):
-            return
+            return math.inf
         parameters = len(every) + more + (1 if since else 0)
         score = self._score(found.squares, parameters)
         by_requests = axis is not None and axis.by_requests
         self.curves.append(Curve(shape, every, found, score, rising, since, by_requests))
+        return score
 
     def _score(self, squares: float, parameters: int) -> float:
         count = len(self._values)

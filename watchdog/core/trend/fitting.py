@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import mul
 
 Column = Sequence[float]
 
@@ -99,4 +100,5 @@ def _deviate(t: float, freedom: int) -> float:
 
 
 def _product(one: Column, other: Column) -> float:
-    return sum(left * right for left, right in zip(one, other, strict=True))
+    product: float = sum(map(mul, one, other))
+    return product

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median
 
 from watchdog.core.trend.judgement import Point
 
@@ -16,10 +17,11 @@ _LOW_SHARE = 0.2
 _POINTS_LOOKED_AT = 480
 _TOOTH_SHARE = 0.35
 _TOOTH_QUANTA = 4
+_TOOTH_CHANGES = 4
 _STEEPER = 3.0
 _FEWEST_TEETH = 3
 _POINTS_PER_RISE = 4
-_GRADUAL = 0.3
+_GRADUAL = 0.35
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +98,14 @@ def teeth(points: Sequence[Point], quantum: float) -> Teeth | None:
     values = [point.value - point.explained for point in chosen]
     ordered = sorted(values)
     edge = len(ordered) // 50
-    height = max(_TOOTH_SHARE * (ordered[-1 - edge] - ordered[edge]), _TOOTH_QUANTA * quantum)
+    usual = median(abs(later - own) for own, later in pairwise(values))
+    height = max(_TOOTH_SHARE * (ordered[-1 - edge] - ordered[edge]), _TOOTH_QUANTA * quantum, _TOOTH_CHANGES * usual)
     turns = _turns(values, height)
     falls = [(peak, valley) for peak, valley in pairwise(turns) if values[valley] < values[peak]]
     rises = [(valley, peak) for valley, peak in pairwise(turns) if values[valley] < values[peak]]
     if len(falls) < _FEWEST_TEETH or not rises:
         return None
-    halfway = sum(_halfway(values, valley, peak) for valley, peak in rises) / len(rises)
+    halfway = median(_halfway(values, valley, peak) for valley, peak in rises)
     rising = sum(peak - valley for valley, peak in rises) / len(rises)
     falling = sum(valley - peak for peak, valley in falls) / len(falls)
     if rising < max(_STEEPER * falling, _POINTS_PER_RISE) or halfway < _GRADUAL:

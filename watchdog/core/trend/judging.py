@@ -14,9 +14,10 @@ from watchdog.core.trend.slope import sen_interval, theil_sen
 
 _CERTAIN = 3.3
 """Standard deviations: one false alarm in two thousand if the residuals are what they are taken for."""
-_SURE = 0.8
+_SURE = 0.65
 """That the best leak explains the history better than the best innocent curve."""
 _LEAST_QUANTA = 4.0
+_LEAST_SHARE = 0.2
 _FEWEST_VALLEYS = 6
 _RATE_VARIES = 0.1
 _FLAT_SHARE = 0.01
@@ -115,8 +116,11 @@ def _weight(advantage: float) -> float:
 
 def _matters(leak: Curve, quantum: float) -> bool:
     assert leak.rising is not None
-    column = leak.columns[leak.rising]
-    return leak.fit.coefficients[leak.rising] * (max(column) - min(column)) >= _LEAST_QUANTA * quantum
+    rises = [
+        coefficient * (max(column) - min(column))
+        for coefficient, column in zip(leak.fit.coefficients, leak.columns, strict=True)
+    ]
+    return rises[leak.rising] >= max(_LEAST_QUANTA * quantum, _LEAST_SHARE * sum(rises))
 
 
 def _since(floor: Floor, ground: Sequence[Floor], leak: Curve) -> bool:
