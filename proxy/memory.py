@@ -165,11 +165,6 @@ def trim() -> Document:
     }
 
 
-def census() -> Document:
-    """The footprint and how many objects the collector tracks, settled ones too."""
-    return {**asdict(footprint()), "objects": _tracked_objects()}
-
-
 def stacks() -> str:
     """Where every thread and every asyncio task stands, as text."""
     out = io.StringIO()
@@ -359,8 +354,9 @@ class _Child:
 
     def kill(self) -> None:
         """At once; `answer` says so."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def _received(self) -> bytes:
         os.set_blocking(self._read_end, False)
@@ -508,31 +504,34 @@ class _UnknownTables(Exception):  # noqa: N818 - a finding: this interpreter is 
 def _all_traces() -> _Totals:
     """Read at once, as the standard library does; takes some 250 bytes for each trace."""
     totals = _Totals()
-    traces: list[Any] = list(_tracemalloc._get_traces())  # noqa: SLF001 - take_snapshot() wraps each in an object
+    traces: Any = _tracemalloc._get_traces()  # noqa: SLF001 - take_snapshot() wraps each in an object
     _tracemalloc.stop()
     totals.add(traces)
     return totals
 
 
-def _traces_in_parts(known_bytes: int) -> _Totals:
+def _traces_in_parts(known_bytes: int, table_at: int) -> tuple[_Totals, int]:
     """The same in a hundredth of the memory, by showing the interpreter a part of its own table at a time.
 
     Only for a child, which may spoil its tables: the hooks of tracemalloc are taken off (its allocations no longer
     count), then the table's array of buckets is moved on part by part, and each time `_get_traces()` copies the little
-    it can see. Raises _UnknownTables unless all parts sum up to `known_bytes`, what tracemalloc itself had counted when
-    the child was made. A layout that differs may kill the child; nothing else can happen.
+    it can see. A layout that differs may kill the child; nothing else can happen.
+
+    Returns the table's address too, which is the same next time (`table_at`; 0: not known yet). Raises _UnknownTables
+    unless all parts sum up to `known_bytes`, what tracemalloc itself had counted before the child was made.
     """
     python = _interpreter()
     if python is None:
         raise _UnknownTables("this is not CPython on 64 bits as it is usually built")
     python.take_off_hooks()
-    table = python.table()
+    table_at = table_at or python.find_table()
+    table = (python.ctypes.c_uint64 * 3).from_address(table_at)
     buckets, first = table[1], table[2]
     totals, foreign = _Totals(), False
     parts = min(max(1 << (table[0] // _PART).bit_length(), 1), buckets)
     for part in range(parts):
         table[1], table[2] = buckets // parts, first + part * (buckets // parts) * 8
-        traces: list[Any] = list(_tracemalloc._get_traces())  # noqa: SLF001 - see above
+        traces: Any = _tracemalloc._get_traces()  # noqa: SLF001 - see above
         if part == 0:
             foreign = any(trace[0] for trace in traces)
         elif foreign:  # other domains have tables of their own, which are shown whole each time
@@ -540,7 +539,7 @@ def _traces_in_parts(known_bytes: int) -> _Totals:
         totals.add(traces)
     if abs(totals.bytes - known_bytes) > max(_MIB, known_bytes // 1000):
         raise _UnknownTables(f"the tables sum up to {totals.bytes} bytes, and {known_bytes} are traced")
-    return totals
+    return totals, table_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -564,8 +563,8 @@ class _Interpreter:
                 raise _UnknownTables("the allocator has no hooks of tracemalloc")
             self.ctypes.pythonapi.PyMem_SetAllocator(domain(number), allocator.from_address(hooks[0]))
 
-    def table(self) -> Any:
-        """Number of entries, number of buckets, address of the buckets, for reading and writing."""
+    def find_table(self) -> int:
+        """The table's address; it begins with the number of entries, of buckets, and the address of these."""
         areas: list[tuple[int, int, bool]] = []
         previous = (0, "")
         for row in Path("/proc/self/maps").read_text().splitlines():
@@ -577,16 +576,16 @@ class _Interpreter:
                 areas.append((low, high, low <= self.runtime < high or (after and bool(areas) and areas[-1][2])))
             previous = (high, name)
         lows = [low for low, _, _ in areas]
-        found = []
+        found: list[tuple[int, int]] = []
         for low, high, _ in (area for area in areas if area[2]):
             for address in memoryview(self.ctypes.string_at(low, high - low)).cast("Q"):
                 at = bisect(lows, address) - 1
                 inside = address % 16 == 0 and at >= 0 and address + 80 <= areas[at][1]
                 if inside and self.ctypes.string_at(address + 32, 24) == self.signature:
-                    found.append((self.ctypes.c_uint64 * 3).from_address(address))
+                    found.append((self.ctypes.c_uint64.from_address(address).value, address))
         if not found:
             raise _UnknownTables("the table of traces was not found")
-        return max(found, key=lambda table: int(table[0]))
+        return max(found)[1]
 
 
 @cache
@@ -606,12 +605,12 @@ def _interpreter() -> _Interpreter | None:
     return _Interpreter(ctypes, runtime, struct.pack("=QQQ", hash_pointer, equal_pointers, 0))
 
 
-def _take(file: Path, header: Document, known_bytes: int, *, in_parts: bool) -> Document:
-    """For the child: reads the traces, writes them, and says what it took. What this file and tracemalloc themselves
-    have allocated is left out."""
+def _take(file: Path, header: Document, known_bytes: int, table_at: int | None) -> Document:
+    """For the child: reads the traces, in parts unless `table_at` is None, writes them, and says what it took. What
+    this file and tracemalloc themselves have allocated is left out."""
     growth = _Growth.begin()
     try:
-        totals = _traces_in_parts(known_bytes) if in_parts else _all_traces()
+        totals, table = (_all_traces(), 0) if table_at is None else _traces_in_parts(known_bytes, table_at)
     except _UnknownTables as unknown:
         return {"unknown": str(unknown)}
     own = {_take.__code__.co_filename, f"{_STANDARD_LIBRARY}/tracemalloc.py"}
@@ -619,7 +618,7 @@ def _take(file: Path, header: Document, known_bytes: int, *, in_parts: bool) -> 
     header["traces"] = sum(count for _, count in cells.values())
     header["traced_bytes"] = sum(size for size, _ in cells.values())
     write_snapshot(file, header, cells)
-    return {**header, "child_peak_bytes": growth.peak_bytes(), "bytes_on_disk": file.stat().st_size}
+    return {**header, "child_peak_bytes": growth.peak_bytes(), "bytes_on_disk": file.stat().st_size, "table": table}
 
 
 @dataclass(frozen=True, slots=True)
@@ -1029,16 +1028,24 @@ class MemoryAgent:
     """Answers for one process. Everything that takes long is one at a time, and is ended by cancelling the caller."""
 
     def __init__(
-        self, directory: Path, *, requests: Callable[[], int] | None = None, name: str = "0", keep: int = 48
+        self,
+        directory: Path,
+        *,
+        requests: Callable[[], int] | None = None,
+        name: str = "0",
+        keep: int = 48,
+        room: Callable[[], int] = head_room,
     ) -> None:
         """Snapshots go to `directory`, the newest `keep` of them (64 MiB at most) for each `name`, which tells agents
-        that share a directory apart. `requests` counts what the service has served."""
+        that share a directory apart. `requests` counts what the service has served; `room` tells how many bytes it may
+        still take."""
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise ValueError(f"the agent's name {name!r} must be made of letters, digits, _ and -")
         self._directory = directory
         self._requests = requests
         self._name = name
         self._keep = keep
+        self._room = room
         self._trace: _Trace | None = None
         self._ending = threading.Lock()
         self._busy = ""
@@ -1046,6 +1053,7 @@ class MemoryAgent:
         self._traces: int | None = None
         self._objects = (0, 0.0)
         self._in_parts = True
+        self._table = 0
         self._child: _Child | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
@@ -1080,6 +1088,8 @@ class MemoryAgent:
                     return 200, await self._compare(**asked)
         except Refused as refused:
             return refused.status, {"error": str(refused)}
+        except OSError as error:
+            return 500, {"error": str(error)}
 
     async def close(self) -> None:
         """Ends a child at work (its caller is told so), stops tracing, closes the socket."""
@@ -1170,7 +1180,7 @@ class MemoryAgent:
         self._idle.set()
 
     def _check_room(self, what: str, needed: int) -> None:
-        room = head_room()
+        room = self._room()
         if room < needed:
             raise Refused(503, f"{what} may need {needed // _MIB} MiB, and {room // _MIB} MiB are free to this process")
 
@@ -1268,7 +1278,7 @@ class MemoryAgent:
             document = await self._taken(file, header)
         finally:
             file.with_suffix(".part").unlink(missing_ok=True)
-        self._traces = document["traces"]
+        self._traces, self._table = document["traces"], document.pop("table")
         self._prune()
         return document
 
@@ -1279,7 +1289,7 @@ class MemoryAgent:
         if self._in_parts:
             try:
                 document = await self._in_child(
-                    "snapshot", lambda: _take(file, header, known, in_parts=True), _BASE_BYTES + tables
+                    "snapshot", lambda: _take(file, header, known, self._table), _BASE_BYTES + tables
                 )
             except ChildDied as died:
                 if not died.crashed:
@@ -1289,7 +1299,7 @@ class MemoryAgent:
                 return document
             self._in_parts = False
         return await self._in_child(
-            "snapshot", lambda: _take(file, header, known, in_parts=False), _BASE_BYTES + _AT_ONCE * tables
+            "snapshot", lambda: _take(file, header, known, None), _BASE_BYTES + _AT_ONCE * tables
         )
 
     # snapshots on disk
