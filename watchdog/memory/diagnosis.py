@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TypeVar
 
@@ -25,6 +25,9 @@ COMPARED_LINES = 200
 SLACK_SECONDS = 120.0
 """The agent's own limit of tracing lies so much beyond the time that is planned."""
 STOP_SECONDS = 30.0
+FRAMES_OF_RESOURCES = 8
+"""Sockets, tasks, threads and files are made by libraries: with one frame their line would be named, and nobody's who
+called it."""
 
 Tell = Callable[[str], None]
 """Takes a line about what is going on."""
@@ -66,7 +69,10 @@ async def observe(
     tell: Tell = lambda _line: None,
 ) -> Observation:
     """One diagnosis; nobody else may look at this process meanwhile. Raises ActionError or ProbeError when the process
-    cannot be asked, does not trace, or is replaced by another before the end."""
+    cannot be asked, does not trace, or is replaced by another before the end. Where a resource is suspected,
+    who called its maker is traced as well."""
+    if suspected:
+        plan = replace(plan, frames=max(plan.frames, FRAMES_OF_RESOURCES))
     look = _Look(agent, plan, clock, tell)
     await look.take()
     return look.seen(trend, suspected)
