@@ -19,7 +19,7 @@ from watchdog.probes.workers import WorkersProbe, WorkersProbeSettings
 from watchdog.system import process
 from watchdog.system.proxy_api import AlreadyReplaced, Recycled
 
-PATIENCE = 20.0
+PATIENCE = 45.0
 
 
 class Heard:

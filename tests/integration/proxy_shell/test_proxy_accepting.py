@@ -30,7 +30,7 @@ def run(scene: Callable[[], Any]) -> None:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(45):
         while not holds():
             await asyncio.sleep(0.005)
 

@@ -8,13 +8,13 @@ import subprocess
 import sys
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 from proxy_service import Service
 
 
 def recycled(service: Service, reason: str) -> float:
-    text = httpx.get(service.url("/metrics"), headers={"accept": "text/plain"}).text
+    text = plain_http.get(service.url("/metrics"), headers={"accept": "text/plain"}).text
     name = f'llm_proxy_worker_recycles_total{{reason="{reason}"}}'
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
 

@@ -36,7 +36,7 @@ async def unix_server(path: Path, script: Script) -> AsyncIterator[None]:
         yield
     finally:
         listening.close()
-        await asyncio.wait_for(asyncio.gather(*(task for task in handlers if task)), 10)
+        await asyncio.wait_for(asyncio.gather(*(task for task in handlers if task)), 45)
 
 
 def reply(status: int, body: bytes) -> bytes:
@@ -181,4 +181,4 @@ async def test_a_follower_that_stops_lets_its_connection_go(client: UnixHttpClie
     async with unix_server(tmp_path / "s", script):
         async with aclosing(client.stream_lines(tmp_path / "s", "/events")) as lines:
             assert await anext(lines) == "one"
-        await asyncio.wait_for(left.wait(), 5)
+        await asyncio.wait_for(left.wait(), 45)
