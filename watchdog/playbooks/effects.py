@@ -141,7 +141,7 @@ class Effects:
             self._runs.conclude(effect, outcome, note, self._clock.now())
             self._desk.tell(run.incident_id, str(outcome), note, {"key": effect.key})
             if found != note:
-                self._desk.tell(run.incident_id, FINDING, note, {"name": kind_of(step), "run": run.id, "text": found})
+                self._desk.tell(run.incident_id, FINDING, note, {"name": effect.action, "run": run.id, "text": found})
         return outcome, note
 
     def _within(self, run: Run) -> ActionContext:
