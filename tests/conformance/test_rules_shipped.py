@@ -63,6 +63,11 @@ def unit(name: str, state: str) -> Sample:
     return sample("systemd_unit_state", 1, unit=name, state=state)
 
 
+def journalled(match: str, unit: str, after: float) -> Sample:
+    """Systemd told so of a unit that many seconds after the scene began."""
+    return sample("journal_match_timestamp_seconds", T0 + after, journal="j", match=match, unit=unit)
+
+
 def stalled(resource: str, kind: str, window: str, ratio: float) -> Sample:
     return sample("pressure_stalled_ratio", ratio, resource=resource, kind=kind, window=window)
 
@@ -298,10 +303,26 @@ SCENES = {
         130, {"LogMatchCritical": ("critical", ""), "LogMatch": ("warning", "")},
     ),
     "the journal tells of failed units": (
-        lambda i: [sample("journal_matches_total", i // 8, journal="j", match="unit_failed"),
-                   sample("journal_matches_total", i // 8, journal="j", match="coredump"),
-                   sample("journal_matches_total", i // 8, journal="j", match="logins")],
-        130, {"JournalUnitFailed": ("warning", ""), "JournalCoredump": ("warning", "")},
+        [journalled("unit_failed", "a.service", 60), journalled("coredump", "b.service", 60)],
+        30, {"JournalUnitFailed": ("warning", ""), "JournalCoredump": ("warning", "")},
+    ),
+    "the journal told of them long ago": (
+        [journalled("unit_failed", "a.service", -300), journalled("unit_watchdog", "b.service", -300)], 30, {},
+    ),
+    "a unit that failed is looked at": (
+        [journalled("unit_failed", "a.service", 60), sample("systemd_unit_loaded", 1, unit="a.service")], 30, {},
+    ),
+    "a unit was ended for its silence": (
+        [journalled("unit_failed", "a.service", 60), journalled("unit_watchdog", "a.service", 60)], 30,
+        {"JournalUnitWatchdog": ("warning", "")},
+    ),
+    "a unit was ended for its memory": (
+        [journalled("unit_failed", "a.service", 60), journalled("unit_out_of_memory", "a.service", 60)], 30,
+        {"JournalUnitOutOfMemory": ("warning", "")},
+    ),
+    "a unit is started again and again": (
+        lambda i: [sample("journal_unit_matches_total", i // 2, match="unit_restarting", unit="a.service")],
+        200, {"JournalUnitRestartsOften": ("warning", "")},
     ),
     "the journal says what matters": (
         lambda i: [sample("journal_matches_total", i // 8, journal="j", match="raid", severity="critical")],
