@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,13 +29,14 @@ class CommandResult:
         return lines[-1][:200] if lines else ""
 
 
-async def run_command(argv: Sequence[str], *, timeout: float) -> CommandResult:
+async def run_command(argv: Sequence[str], *, timeout: float, outlives_us: bool = True) -> CommandResult:
     """Raises ActionError if the program cannot be started or is not done after `timeout` seconds; its whole process
-    group is ended then. What it leaves running in the background goes on, and is not waited for."""
+    group is ended then. What it leaves running in the background goes on, and is not waited for. Without `outlives_us`
+    the kernel ends the program when this process dies, where util-linux's setpriv is there to ask for it."""
     reading, writing = os.pipe()
     output = _Output(reading)
     try:
-        process = await _start(argv, writing)
+        process = await _start(argv if outlives_us else _bound(argv), writing)
         try:
             async with asyncio.timeout(timeout):
                 status = await process.wait()
@@ -48,6 +50,12 @@ async def run_command(argv: Sequence[str], *, timeout: float) -> CommandResult:
         return CommandResult(status, output.rest().decode(errors="replace"))
     finally:
         output.close()
+
+
+def _bound(argv: Sequence[str]) -> Sequence[str]:
+    """A program that cannot be found is left to say so itself."""
+    setpriv = shutil.which("setpriv")
+    return argv if setpriv is None or shutil.which(argv[0]) is None else (setpriv, "--pdeathsig", "KILL", "--", *argv)
 
 
 async def _start(argv: Sequence[str], output: int) -> asyncio.subprocess.Process:
