@@ -18,7 +18,6 @@ from watchdog.errors import ActionError, ProbeError
 from watchdog.memory.diagnosis import Plan
 from watchdog.memory.telling import told
 from watchdog.registry import Duration
-from watchdog.system.memory_agent import MemoryAgent
 from watchdog.units import format_duration
 
 
@@ -71,8 +70,8 @@ class FindLeak:
         finder = self._context.leaks
         if finder is None:
             raise ActionError("nothing is diagnosed here", permanent=True)
-        agent = await self._fastest(agents)
         try:
+            agent = await finder.fastest(agents)
             finding = await finder.find(agent, self._settings.plan, suspected=self._context.labels.get("resource", ""))
         except ProbeError as error:
             raise ActionError(str(error)) from error
@@ -80,20 +79,3 @@ class FindLeak:
 
     async def observe(self, survey: Survey) -> Sighting:
         return Sighting(Outcome.NOT_DONE, "a diagnosis changes nothing, and tracing ends by itself")
-
-    async def _fastest(self, agents: tuple[MemoryAgent, ...]) -> MemoryAgent:
-        """Of several the one that grows fastest, or holds most where that is not known."""
-        if len(agents) == 1:
-            return agents[0]
-        found: list[tuple[float, int, MemoryAgent]] = []
-        failure: ProbeError | None = None
-        for agent in agents:
-            finder = self._context.leaks
-            slope = finder.trend(agent.service, agent.worker).bytes_per_hour if finder is not None else None
-            try:
-                found.append((slope or 0.0, (await agent.memory()).anon_bytes, agent))
-            except ProbeError as error:
-                failure = error
-        if not found:
-            raise ActionError(str(failure))
-        return max(found, key=lambda one: one[:2])[2]

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from watchdog.api import commands, heartbeats, hooks, overview, people, views
+from watchdog.api import commands, heartbeats, hooks, memory, overview, people, views
 from watchdog.api.explain import explain
 from watchdog.api.frames import frames
 from watchdog.api.history import history
@@ -66,6 +66,7 @@ def create_app(parts: Parts) -> Starlette:
             *people.ROUTES,
             *heartbeats.ROUTES,
             *hooks.ROUTES,
+            *memory.ROUTES,
         ],
         exception_handlers={
             HTTPException: _http_error,

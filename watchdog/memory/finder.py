@@ -8,14 +8,14 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from watchdog.clock import Clock
-from watchdog.errors import ActionError
+from watchdog.errors import ActionError, ProbeError
 from watchdog.memory.diagnosis import Plan, Tell, observe
 from watchdog.memory.findings import Finding, Trend
 from watchdog.memory.report import report
@@ -81,6 +81,23 @@ class LeakFinder:
                 step = -(-len(points) // PLOTTED_POINTS)
                 return tuple(points[::step])
         return ()
+
+    async def fastest(self, agents: Sequence[MemoryAgent]) -> MemoryAgent:
+        """Of several processes the one that grows fastest, or holds most where that is not known. Raises ProbeError if
+        none of them answers."""
+        if len(agents) == 1:
+            return agents[0]
+        found: list[tuple[float, int, MemoryAgent]] = []
+        failure = ProbeError("there is no process to look at")
+        for agent in agents:
+            try:
+                slope = self.trend(agent.service, agent.worker).bytes_per_hour
+                found.append((slope or 0.0, (await agent.memory()).anon_bytes, agent))
+            except ProbeError as error:
+                failure = error
+        if not found:
+            raise failure
+        return max(found, key=lambda one: one[:2])[2]
 
     def names(self) -> tuple[str, ...]:
         """Of what is kept, newest first."""

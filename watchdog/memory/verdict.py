@@ -293,7 +293,7 @@ def _remarks(observation: Observation, places: Sequence[Place]) -> list[str]:
         found.append(f"malloc_trim gave back {format_bytes(back)}")
     if len(observation.censuses) >= 2 and (types := growing_types(observation)):
         found.append("more objects of " + ", ".join(f"{name} ({count:+,})" for name, count in types[:5]))
-    if places and places[0].package != OWN and observation.frames == 1:
+    if places and all(place.package != OWN for place in places) and observation.frames == 1:
         found.append("the line is not the service's own: deeper frames on a drained worker would say who calls it")
     if observation.longest_pause_ms:
         found.append(f"the longest pause that the diagnosis caused was {observation.longest_pause_ms:.0f} ms")
