@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from watchdog.memory.findings import Place
 
 _MOST_BYTES = 2_000_000
 _LINE_CHARACTERS = 200
+_DEFINITION = re.compile(r"\s*(?:async\s+def|def|class)\s+(\w+)")
 
 
 def with_source(places: Iterable[Place]) -> tuple[Place, ...]:
@@ -33,24 +34,23 @@ def _completed(place: Place) -> Place:
     if place.line > len(lines):
         return place
     return replace(
-        place, source=mask(lines[place.line - 1].strip()[:_LINE_CHARACTERS]), function=_function(text, place.line)
+        place, source=mask(lines[place.line - 1].strip()[:_LINE_CHARACTERS]), function=_function(lines, place.line)
     )
 
 
-def _function(text: str, line: int) -> str:
-    """`Class.method` around a line; empty at the top of a module, and for what is not Python."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError):
-        return ""
+def _function(lines: Sequence[str], line: int) -> str:
+    """`Class.method` around a line, by indentation, which every version of Python understands alike; empty at the top
+    of a module, and for what is not Python."""
     names: list[str] = []
-    body: list[ast.AST] = [tree]
-    while body:
-        node = body.pop()
-        for child in ast.iter_child_nodes(node):
-            if not getattr(child, "lineno", 0) <= line <= (getattr(child, "end_lineno", None) or 0):
-                continue
-            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                names.append(child.name)
-            body.append(child)
-    return ".".join(names)
+    room = _indentation(lines[line - 1])
+    for text in reversed(lines[: line - 1]):
+        if not text.strip() or _indentation(text) >= room:
+            continue
+        room = _indentation(text)
+        if found := _DEFINITION.match(text):
+            names.append(found[1])
+    return ".".join(reversed(names))
+
+
+def _indentation(text: str) -> int:
+    return len(text) - len(text.lstrip())
