@@ -25,6 +25,9 @@ COMPARED_LINES = 200
 SLACK_SECONDS = 120.0
 """The agent's own limit of tracing lies so much beyond the time that is planned."""
 STOP_SECONDS = 30.0
+MOST_COLLECTED = 300_000
+"""A full collection looks at every object and stops the process meanwhile, some 0.1 µs for each: with more objects than
+these it is left to the process itself."""
 FRAMES_OF_RESOURCES = 8
 """Sockets, tasks, threads and files are made by libraries: with one frame their line would be named, and nobody's who
 called it."""
@@ -104,8 +107,7 @@ class _Look:
         await self._end_what_was_left()
         await self._usual_pace()
         self.trimmed = await self._perhaps("malloc_trim", self.agent.trim())
-        self.collected = await self._perhaps("a collection", self.agent.collect())
-        self._paused(self.collected.pause_ms if self.collected else 0.0)
+        self.collected = await self._collect()
         try:
             await self._trace()
         finally:
@@ -140,11 +142,10 @@ class _Look:
             snapshot = await self._snapshot()
             self.tell(f"snapshot {number} of {plan.snapshots}: {format_bytes(snapshot.traced_bytes)} traced")
         await self._resources()
-        self._paused((await self.agent.collect()).pause_ms)
-        after = await self._snapshot()
-        for older, newer in pairwise(self.snapshots[:-1]):
+        for older, newer in pairwise(self.snapshots):
             self.comparisons.append(await self._compare(older, newer))
-        self.survivors = await self._compare(self.snapshots[0], after)
+        if await self._collect() is not None:
+            self.survivors = await self._compare(self.snapshots[0], await self._snapshot())
         self.tell("snapshots compared")
 
     async def _stop(self) -> None:
@@ -172,6 +173,15 @@ class _Look:
         if census is not None:
             self.censuses.append(census)
             self._paused(census.pause_ms)
+
+    async def _collect(self) -> Collection | None:
+        if self.quiet[-1].memory.objects > MOST_COLLECTED:
+            note = "no full collection was made: with so many objects it would have stopped the process for too long"
+            self.notes += [note] if note not in self.notes else []
+            return None
+        collected = await self._perhaps("a collection", self.agent.collect())
+        self._paused(collected.pause_ms if collected else 0.0)
+        return collected
 
     async def _resources(self) -> None:
         resources = await self._perhaps("what it holds besides memory", self.agent.resources())
