@@ -33,14 +33,15 @@ def lines(
     *,
     spans: Iterable[tuple[float, float, str]] = (),
     base: float = 1.0,
+    whole: bool = False,
 ) -> str:
     """Curves over time (epoch seconds, UTC), with named spans shaded; empty if there is nothing to draw. Ticks are
-    round multiples of `base`."""
+    round multiples of `base`, never a part of it if `whole`."""
     points = [point for curve in curves for point in curve.points]
     if len({at for at, _ in points}) < 2:
         return ""
     left, right = min(at for at, _ in points), max(at for at, _ in points)
-    ticks = _ticks(min(value for _, value in points), max(value for _, value in points), base)
+    ticks = _ticks(min(value for _, value in points), max(value for _, value in points), base, whole=whole)
     low, high = ticks[0], ticks[-1]
 
     def x(at: float) -> float:
@@ -109,12 +110,13 @@ def _legend(curves: Sequence[Curve]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def _ticks(low: float, high: float, base: float) -> list[float]:
+def _ticks(low: float, high: float, base: float, *, whole: bool = False) -> list[float]:
     """Round values around the whole range; two at least."""
     span = max(high - low, abs(high) * 0.02, base * 1e-6)
     raw = span / (_TICKS - 1) / base
     power = 10 ** math.floor(math.log10(raw))
     step = base * next((power * factor for factor in (1, 2, 5) if raw <= power * factor), power * 10)
+    step = max(step, base) if whole else step
     first = math.floor(low / step)
     last = max(math.ceil(high / step), first + 1)
     return [number * step for number in range(first, last + 1)]

@@ -175,7 +175,7 @@ def _counts_plot(seen: Observation) -> str:
         for number, name in enumerate(names)
     ]
     changed = [curve for curve in curves if len({value for _, value in curve.points}) > 1]
-    return lines("Descriptors, sockets, tasks and threads", changed, lambda value: f"{value:,.0f}")
+    return lines("Descriptors, sockets, tasks and threads", changed, lambda value: f"{value:,.0f}", whole=True)
 
 
 def _count(reading: Reading, name: str) -> float:
