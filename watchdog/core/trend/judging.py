@@ -39,6 +39,9 @@ def judge(points: Sequence[Point], *, quantum: float = 1.0) -> Judgement:
     ground = _ground(history, saw, window)
     if len(ground) < FEWEST_BLOCKS - 2:
         return Judgement(Shape.UNKNOWN, window=window)
+    values = [floor.value for floor in ground]
+    if max(values) - min(values) < _LEAST_QUANTA * quantum:
+        return _measured(Shape.SAW_TOOTH if saw else Shape.PLATEAU, ground, 0.0, 1.0, 1.0, window)
     gallery = _gallery(ground, quantum)
     innocent, leak = gallery.best(), gallery.best(Shape.LEAK)
     assert innocent is not None, "a constant can always be fitted"
@@ -46,7 +49,6 @@ def judge(points: Sequence[Point], *, quantum: float = 1.0) -> Judgement:
     alike = likeness((leak or innocent).fit.residuals, len((leak or innocent).columns))
     deviations = 0.0
     if leak is not None and leak.rising is not None:
-        values = [floor.value for floor in ground]
         deviations = certainty(leak.columns, values, leak.rising, alike, least)
     weight = _weight(innocent.score - leak.score) if leak is not None else 0.0
     p = min(1.0, math.erfc(deviations / math.sqrt(2)))
