@@ -97,10 +97,15 @@ def _row(one: Shape) -> list[str]:
         f"{one['descriptors']:,}" + (f"/{limit:,}" if limit else ""),
         f"{one['tasks']:,}",
         f"{one['threads']:,}",
-        "-" if trend["bytes_per_hour"] is None else text.size(trend["bytes_per_hour"]),
+        "-" if trend["bytes_per_hour"] is None or not _grows(trend) else text.size(trend["bytes_per_hour"]),
         (trend["shape"] or "-").replace("_", " "),
         spark(one["spark"], _NARROW),
     ]
+
+
+def _grows(trend: Shape) -> bool:
+    """Whether a rate means anything: the slope of what stays or warms up is none."""
+    return trend["shape"] in {"leak", None}
 
 
 def _name(one: Shape) -> str:
@@ -132,13 +137,16 @@ def _trend_lines(one: Shape, now: Shape) -> Iterator[str]:
     sure = "" if trend["confidence"] is None else f" ({text.percent(trend['confidence'])} sure)"
     yield f"  memory: {judged}{sure}{_rates(trend)}"
     for resource in one["resources"]:
-        rate = "" if resource["per_hour"] is None else f", {resource['per_hour']:+,.0f} an hour"
+        known = resource["per_hour"] is not None and _grows(resource)
+        rate = f", {resource['per_hour']:+,.0f} an hour" if known else ""
         judged = _WORDS.get(resource["shape"] or "unknown", resource["shape"])
         yield f"  {resource['resource']}: {judged}{rate}{_limit(resource)}"
 
 
 def _rates(trend: Shape) -> str:
     parts = []
+    if not _grows(trend):
+        return ""
     if trend["bytes_per_hour"] is not None:
         parts.append(f"{text.size(trend['bytes_per_hour'])} an hour")
     if trend["bytes_per_request"] is not None:

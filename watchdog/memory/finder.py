@@ -39,7 +39,7 @@ class LeakFinder:
     def __init__(self, series: SeriesStore, clock: Clock, directory: Path) -> None:
         self._series = series
         self._clock = clock
-        self.directory = directory
+        self.directory = directory.absolute()
         self._under_way: set[tuple[str, str]] = set()
 
     async def find(

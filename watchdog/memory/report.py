@@ -149,7 +149,9 @@ def _curves_plot(seen: Observation, verdict: Verdict) -> str:
         Curve(place.where, _growth_of(place, seen.comparisons), f"c{number}")
         for number, place in enumerate([place for place in verdict.places if place.grown_bytes][:_CURVES])
     ]
-    return lines("Growth from snapshot to snapshot", curves, format_bytes, base=1024.0)
+    most = max((value for curve in curves for _, value in curve.points), default=0.0)
+    base = _MIB if most >= 2 * _MIB else 1024.0
+    return lines("Growth from snapshot to snapshot", curves, format_bytes, base=base)
 
 
 def _growth_of(place: Place, comparisons: Sequence[Comparison]) -> list[tuple[float, float]]:

@@ -91,10 +91,11 @@ def _pace(observation: Observation) -> _Pace:
     hours = (last.at - first.at) / HOUR if first and last else 0.0
     requests = _requests(first, last)
     per_hour = requests / hours if requests is not None and requests >= FEWEST_REQUESTS and hours > 0 else None
-    by_series = observation.trend.bytes_per_hour
+    harmless = (observation.trend.shape or "") in _HARMLESS
+    by_series = None if harmless else observation.trend.bytes_per_hour
     if by_series is not None and by_series > 0:
         return _Pace(by_series, per_hour, True)
-    grown = last.memory.anon_bytes - first.memory.anon_bytes if first and last else 0
+    grown = last.memory.anon_bytes - first.memory.anon_bytes if first and last and not harmless else 0
     return _Pace(grown / hours if grown >= LEAST_BYTES and hours > 0 else None, per_hour, False)
 
 

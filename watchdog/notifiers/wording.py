@@ -135,9 +135,12 @@ def _lines(entries: Iterable[TimelineEntry]) -> tuple[Line, ...]:
 
 
 def _evidence(entry: TimelineEntry) -> Line:
-    """The whole text stands in the entry's `text` where there is one; any other data is listed by name."""
+    """The whole text stands in the entry's `text` where there is one, a finding's with its first line twice; any other
+    data is listed by name."""
     head, _, rest = entry.text.strip().partition("\n")
     whole = entry.data.get("text")
+    if entry.kind == FINDING_KIND and isinstance(whole, str):
+        whole = whole.partition("\n")[2]
     block = (
         whole if isinstance(whole, str) else "\n".join([rest, *(f"{n}: {_shown(v)}" for n, v in entry.data.items())])
     )
