@@ -30,6 +30,7 @@ KEPT = 50
 PLOTTED_SECONDS = 6 * 3600.0
 PLOTTED_POINTS = 360
 ANON_SERIES = ("proxywatch_worker_anon_bytes", "proxywatch_agent_anon_bytes")
+_UNFIT = re.compile(r"[^A-Za-z0-9_.-]")
 _NAME = re.compile(r"^leak-[A-Za-z0-9_.-]+$")
 
 
@@ -55,7 +56,7 @@ class LeakFinder:
             verdict = await asyncio.to_thread(judge, observation)
             verdict = replace(verdict, places=await asyncio.to_thread(with_source, verdict.places))
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(observation.ended_at))
-            name = f"leak-{agent.service}-{agent.worker}-{stamp}"
+            name = _UNFIT.sub("_", f"leak-{agent.service}-{agent.worker}-{stamp}")
             finding = Finding(name, observation, verdict, self.history(agent.service, agent.worker))
             await asyncio.to_thread(self._keep, finding)
             return finding
