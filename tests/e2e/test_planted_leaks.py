@@ -38,8 +38,9 @@ FIGURES = {"memory": 4096.0, "tasks": 1.0, "sockets": 1.0, "threads": 1.0}
 """What is watched, and its grain."""
 HOUR = 8.0
 """So many seconds stand for an hour."""
-ALARMING = {"memory": 512 * 1024.0, "tasks": 20.0, "sockets": 10.0, "threads": 10.0}
-"""Growth within that hour below which a leak would not be worth waking anybody."""
+ALARMING = {"memory": 256 * 1024.0, "tasks": 6.0, "sockets": 6.0, "threads": 6.0}
+SURE = 0.65
+"""Growth within that hour, and confidence, below which the shipped rules wake nobody."""
 KINDS = {
     "task": LeakKind.TASKS,
     "response": LeakKind.SOCKETS,
@@ -69,7 +70,7 @@ class Watched:
         return {
             figure
             for figure, found in self.judged().items()
-            if found.shape is Shape.LEAK and found.slope * HOUR >= ALARMING[figure]
+            if found.shape is Shape.LEAK and found.slope * HOUR > ALARMING[figure] and found.confidence >= SURE
         }
 
 
