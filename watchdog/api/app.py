@@ -41,7 +41,8 @@ _STATUS: Mapping[type[ProxywatchError], tuple[int, str]] = {
 
 
 def create_app(parts: Parts) -> Starlette:
-    """The application over one daemon. `app.state.closing`, once set, ends the event streams."""
+    """The application over one daemon. `app.state.closing`, once set, ends the event streams; `diagnoses` are the
+    tasks that look for leaks."""
     app = Starlette(
         routes=[
             Route("/v1/status", _status),
@@ -76,6 +77,7 @@ def create_app(parts: Parts) -> Starlette:
     )
     app.state.parts = parts
     app.state.closing = asyncio.Event()
+    app.state.diagnoses = set()
     return app
 
 

@@ -116,7 +116,7 @@ async def _trace(request: Request) -> Response:
 async def _told(lines: asyncio.Queue[Shape | None], work: Any, request: Request) -> AsyncIterator[str]:
     """The diagnosis is a task of its own, so that it can still put things in order when the caller has gone."""
     task: asyncio.Task[None] = asyncio.create_task(work, name="find-leak")
-    under_way: set[asyncio.Task[None]] = request.app.state.__dict__.setdefault("diagnoses", set())
+    under_way: set[asyncio.Task[None]] = request.app.state.diagnoses
     under_way.add(task)
     task.add_done_callback(under_way.discard)
     try:
