@@ -16,15 +16,13 @@ from watchdog.core.trend.judgement import Shape
 
 _SETTLING = (0.02, 0.04, 0.07, 0.12, 0.2, 0.35, 0.6, 1.0)
 """Time constants of a saturation, as shares of the window."""
-_SETTLED_EARLY = (0.03, 0.06, 0.12)
+_SETTLED_EARLY = (0.03, 0.06, 0.1, 0.16)
 """Those after which a leak can still be told from the rest of a warm-up."""
 _TAILS = (0.003, 0.009, 0.025, 0.07, 0.2)
 """Where a logarithm begins to bend, as shares of the window."""
 _LIKENESS_OF_LIFE = 0.01
 """No curve is followed closer than by so much of the whole range, however little noise there is."""
 _BETWEEN = 1.3
-_LATEST_END = 0.9
-"""What rises for longer than this share of the window is not taken for something that has ended."""
 _EDGE = 3
 """A knot stands at least so many values from either end."""
 
@@ -79,9 +77,8 @@ class Gallery:
         for knot in range(_EDGE, len(places) - _EDGE, 2):
             late = [max(0.0, place - places[knot]) for place in places]
             self._add(Shape.LEAK, [late], 1, positive=(1,), axis=axis, since=axis.times[knot])
-            if axis.times[knot] <= _LATEST_END:
-                early = [min(place, places[knot]) for place in places]
-                self._add(Shape.WARM_UP, [early], None, positive=(1,), more=1)
+            early = [min(place, places[knot]) for place in places]
+            self._add(Shape.WARM_UP, [early], None, positive=(1,), more=1)
         rises = [later - own for own, later in pairwise(self._values)]
         jump = rises.index(max(rises)) + 1
         step = [float(place >= jump) for place in range(len(places))]
