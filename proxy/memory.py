@@ -74,6 +74,7 @@ _PART = 65_536
 _LARGE_BYTES = 512
 """A census also counts what the collector does not track, strings say, from this size on."""
 _BEAT_SECONDS = 0.005
+_COUNTING_SECONDS = 0.01
 _SLICE = 256
 """So many descriptors or tasks are looked at before the service gets its turn."""
 
@@ -108,6 +109,12 @@ def footprint() -> Footprint:
 def resident_bytes() -> int:
     """Resident bytes from /proc/self/statm, a few microseconds; for answers that must be cheap."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+
+
+def anonymous_bytes() -> int:
+    """Nearly what `footprint` finds by walking all pages, from the kernel's own count (RssAnon); some microseconds."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def settle() -> None:
@@ -347,14 +354,19 @@ class _Child:
 
     async def gone(self) -> None:
         """Kills it if it is still there, and waits until it is not."""
-        if self._pidfd >= 0:
+        if not self.reaped:
             self.kill()
             await _readable(self._pidfd)
             self._reap()
 
+    @property
+    def reaped(self) -> bool:
+        """Whether nothing is left of it."""
+        return self._pidfd < 0
+
     def kill(self) -> None:
         """At once; `answer` says so."""
-        if self._pidfd >= 0:
+        if not self.reaped:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
@@ -818,18 +830,25 @@ def _count_created() -> Document:
     """For the child: where living sockets and files were created, as far as they were made while allocations were
     traced."""
     created: dict[str, Counter[str]] = {"sockets": Counter(), "files": Counter()}
+    kinds: dict[type, str | None] = {}
     for one in gc.get_objects():
         kind = type(one)
-        if isinstance(one, socket.socket | asyncio.BaseTransport) or (
-            kind.__module__.startswith("uvloop") and kind.__name__.endswith("Transport")
-        ):
-            created["sockets"][_created_at(one) or ""] += 1
-        elif isinstance(one, io.FileIO | io.BufferedReader | io.BufferedWriter | io.TextIOWrapper):
-            created["files"][_created_at(one) or ""] += 1
+        if kind not in kinds:
+            kinds[kind] = _opened(kind)
+        if (what := kinds[kind]) is not None:
+            created[what][_created_at(one) or ""] += 1
     return {
         kind: [{"created_at": place, "count": count} for place, count in places.most_common() if place]
         for kind, places in created.items()
     }
+
+
+def _opened(kind: type) -> str | None:
+    """What objects of a type hold open, if anything."""
+    theirs = str(kind.__module__).startswith("uvloop") and kind.__name__.endswith("Transport")
+    if theirs or issubclass(kind, (socket.socket, asyncio.BaseTransport)):
+        return "sockets"
+    return "files" if issubclass(kind, io.FileIO) else None  # which every open file has one of, however it is wrapped
 
 
 def _created_at(one: object) -> str | None:
@@ -1024,6 +1043,16 @@ class _Trace:
     limit: threading.Timer
 
 
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """When all objects were last counted: how many of how many blocks, how long it took, and when it is due again."""
+
+    objects: int
+    blocks: int
+    seconds: float
+    due: float
+
+
 class MemoryAgent:
     """Answers for one process. Everything that takes long is one at a time, and is ended by cancelling the caller."""
 
@@ -1051,7 +1080,8 @@ class MemoryAgent:
         self._busy = ""
         self._pauses: dict[str, float] = {}
         self._traces: int | None = None
-        self._objects = (0, 0.0)
+        self._counted = _Counted(0, 1, 0.0, 0.0)
+        self._count_objects()  # while there are few: what that takes tells what it will take
         self._in_parts = True
         self._table = 0
         self._child: _Child | None = None
@@ -1132,14 +1162,17 @@ class MemoryAgent:
         return None if self._requests is None else self._requests()
 
     def _count_objects(self) -> int:
-        """Counted anew when that would take less than a hundredth of the time since: it touches every object."""
-        known, due = self._objects
+        """Counted anew when that would take less than a hundredth of the time since, and not long, for it touches every
+        object; else as many more than the last time as there are more blocks."""
+        last, blocks = self._counted, max(sys.getallocatedblocks(), 1)
+        more = blocks / last.blocks
         began = time.perf_counter()
-        if began >= due:
-            known = _tracked_objects()
-            ended = time.perf_counter()
-            self._objects = (known, ended + 100 * (ended - began))
-        return known
+        if began < last.due or last.seconds * more > _COUNTING_SECONDS:
+            return round(last.objects * more)
+        objects = _tracked_objects()
+        ended = time.perf_counter()
+        self._counted = _Counted(objects, blocks, ended - began, ended + 100 * (ended - began))
+        return objects
 
     def _noted(self, what: str, document: Document) -> Document:
         self._pauses[what] = document["pause_ms"]
@@ -1153,17 +1186,20 @@ class MemoryAgent:
         if self._busy:
             raise Refused(409, f"busy with {self._busy}")
         # A service that goes on writes to pages that it shares with the child; they then exist twice.
-        self._check_room(what, allowance + footprint().anon_bytes // 8)
+        self._check_room(what, allowance + anonymous_bytes() // 8)
         self._busy = what
         self._idle.clear()
         pause, began = _Pause(), time.perf_counter()
         try:
             async with _beating(pause):
+                await asyncio.sleep(0)  # what led here is no part of the pause
                 self._child = _Child(work, allowance, pause)
                 document = await self._child.answer()
         finally:
-            self._leaving = asyncio.create_task(self._leave())
-        await asyncio.shield(self._leaving)
+            if self._child is None or self._child.reaped:
+                self._left()
+            else:
+                self._leaving = asyncio.create_task(self._leave(self._child))
         figures = {
             "pause_ms": _milliseconds(pause.longest),
             "lateness_ms": _milliseconds(pause.lateness),
@@ -1172,10 +1208,12 @@ class MemoryAgent:
         }
         return self._noted(what, document | figures)
 
-    async def _leave(self) -> None:
-        """A task of its own, so that the child's end is awaited even if the caller no longer is there."""
-        if self._child is not None:
-            await self._child.gone()
+    async def _leave(self, child: _Child) -> None:
+        """A task of its own, so that the child's end is awaited though the caller no longer is there."""
+        await child.gone()
+        self._left()
+
+    def _left(self) -> None:
         self._child, self._busy = None, ""
         self._idle.set()
 
@@ -1186,7 +1224,7 @@ class MemoryAgent:
 
     async def _census(self, top: int) -> Document:
         taken = {"taken_at": _now(), "requests": self._served()}
-        allowance = _BASE_BYTES + footprint().anon_bytes + 3 * sys.getallocatedblocks() * struct.calcsize("P")
+        allowance = _BASE_BYTES + anonymous_bytes() + 3 * sys.getallocatedblocks() * struct.calcsize("P")
         return taken | await self._in_child("census", lambda: _count_types(top), allowance)
 
     async def _resources(self, top: int) -> Document:
@@ -1204,7 +1242,7 @@ class MemoryAgent:
             "files_created": [],
         }
         if _tracemalloc.is_tracing():
-            created = await self._in_child("resources", _count_created, _BASE_BYTES + footprint().anon_bytes)
+            created = await self._in_child("resources", _count_created, _BASE_BYTES + anonymous_bytes())
             document |= {f"{kind}_created": created.pop(kind)[:top] for kind in ("sockets", "files")} | created
         return document
 
@@ -1262,7 +1300,7 @@ class MemoryAgent:
         if not _tracemalloc.is_tracing():
             raise Refused(409, "not tracing")
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        now, memory = _now(), footprint()
+        now = _now()
         name = f"{self._name}-{int(now * 1000)}-{os.getpid()}{_SUFFIX}"
         header: Document = {
             "name": name,
@@ -1270,7 +1308,7 @@ class MemoryAgent:
             "pid": os.getpid(),
             "requests": self._served(),
             "frames": _tracemalloc.get_traceback_limit(),
-            "anon_bytes": memory.anon_bytes,
+            "anon_bytes": anonymous_bytes(),
         }
         file = self._directory / name
         _interpreter()
