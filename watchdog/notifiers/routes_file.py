@@ -7,6 +7,7 @@ stand beside the file. Each problem is one ConfigError: file, line, key, what is
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from watchdog.registry import Settings
 from watchdog.units import parse_duration
 from watchdog.yamlfile import Document, Location, load, validate
 
+_CREDENTIALS = Path("/run/credentials")
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _GO_DURATION = re.compile(r"(?=\d)(?:\d+w)?(?:\d+d)?(?:\d+h)?(?:\d+m)?(?:\d+s)?(?:\d+ms)?")
 _KINDS_NOT_YET = frozenset(
@@ -265,12 +267,19 @@ def _anchored(document: Document, model: M, at: Location, base: Path) -> M:
     for name in type(model).model_fields:
         value = getattr(model, name)
         if isinstance(value, Path):
-            changed[name] = path = base / value.expanduser()
+            changed[name] = path = _handed(base / value.expanduser())
             public: frozenset[str] = getattr(model, "public_files", NotifierSettings.public_files)
             _check_file(document, (*at, name), path, secret=name not in public)
         elif isinstance(value, Settings):
             changed[name] = _anchored(document, value, (*at, name), base)
     return model.model_copy(update=changed) if changed else model
+
+
+def _handed(path: Path) -> Path:
+    """A credential that systemd hands to another unit means the one of that name that it hands to this process: the
+    agent and `proxywatch-failure@` are given the same, and use the same routes."""
+    own = os.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(own) / path.name if own and path.parent.parent == _CREDENTIALS else path
 
 
 def _check_file(document: Document, at: Location, path: Path, *, secret: bool) -> None:
