@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from watchdog.system.proxy_api.administration import AdminCalls
 from watchdog.system.proxy_api.answers import (
-    AgeOrder,
     AlreadyReplaced,
     CacheHealth,
     GarbageCollected,
     MasterStatus,
     ProviderHealth,
     ProviderKey,
-    RecycleAge,
     Recycled,
     Restraint,
     Warming,
@@ -25,7 +23,6 @@ from watchdog.system.proxy_api.service import ServiceCalls
 from watchdog.system.proxy_api.workers import WorkerCalls
 
 __all__ = [
-    "AgeOrder",
     "AlreadyReplaced",
     "CacheHealth",
     "GarbageCollected",
@@ -34,7 +31,6 @@ __all__ = [
     "ProviderKey",
     "ProxyApi",
     "ProxyEndpoint",
-    "RecycleAge",
     "Recycled",
     "Restraint",
     "Warming",
