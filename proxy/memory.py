@@ -1089,6 +1089,7 @@ class MemoryAgent:
         self._idle = asyncio.Event()
         self._idle.set()
         self._server: asyncio.AbstractServer | None = None
+        self._served_at = (Path(), 0)
         self._conversations: set[asyncio.Task[None]] = set()
 
     async def handle(self, method: str, path: tuple[str, ...], body: Mapping[str, Any]) -> tuple[int, Document]:
@@ -1125,6 +1126,10 @@ class MemoryAgent:
         """Ends a child at work (its caller is told so), stops tracing, closes the socket."""
         if self._server is not None:
             self._server.close()
+            socket_path, inode = self._served_at
+            with contextlib.suppress(FileNotFoundError):
+                if socket_path.stat().st_ino == inode:  # not a successor's
+                    socket_path.unlink()
             for task in self._conversations:
                 task.cancel()
             await asyncio.gather(*self._conversations, return_exceptions=True)
@@ -1397,6 +1402,7 @@ class MemoryAgent:
             raise
         finally:
             os.umask(previous)
+        self._served_at = (socket_path, socket_path.stat().st_ino)  # noqa: ASYNC240 - the same
         self._server = await asyncio.start_unix_server(self._converse, sock=listener)
 
     def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -268,7 +268,7 @@ def test_alerts_fire_and_end_when_prometheus_says(body: str, promtool: str, tmp_
 def test_leaks_alarm_in_prometheus_too(shape: str, target: str, fires: bool, promtool: str, tmp_path: Path) -> None:
     """A shape that is a leak fires both shipped alerts after their time, about the process that leaks; another none."""
     process = f'service="s",worker="0",target="{target}"'
-    memory = {"slope_bytes_per_hour": 2**21, "confidence": 0.8, "window_seconds": 3600}
+    memory = {"slope_bytes_per_hour": 6 * 2**20, "confidence": 0.8, "window_seconds": 3600}
     resource = {"slope_per_hour": 12, "confidence": 0.8}
     series = {f"proxywatch_leak_{name}{{{process}}}": value for name, value in memory.items()}
     tasks = f'{process},resource="tasks"'
@@ -278,7 +278,7 @@ def test_leaks_alarm_in_prometheus_too(shape: str, target: str, fires: bool, pro
             series[f'proxywatch_{name}_shape{{{labels},shape="{one}"}}'] = int(one == shape)
     common = {"service": "s", "worker": "0", "target": target, "severity": "warning"}
     expected = {
-        "MemoryLeakSuspected": ("Worker 0 of s leaks 2MiB an hour", common),
+        "MemoryLeakSuspected": ("Worker 0 of s leaks 6MiB an hour", common),
         "ResourceLeakSuspected": ("Worker 0 of s leaks 12 tasks an hour", {**common, "resource": "tasks"}),
     }
     rules = {

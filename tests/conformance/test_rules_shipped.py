@@ -253,16 +253,17 @@ SCENES = {
     "memory at 97 %": (
         memory(0.97), 150, {"HostMemoryHigh": ("warning", H), "HostMemoryCritical": ("critical", H)},
     ),
-    "a leak": (leak(2 * MIB, "leak", 3600), 315, {"MemoryLeakSuspected": ("warning", "worker:llm-proxy/0")}),
+    "a leak": (leak(6 * MIB, "leak", 3600), 315, {"MemoryLeakSuspected": ("warning", "worker:llm-proxy/0")}),
     "a leak in a service that is no llm-proxy": (
-        leak(2 * MIB, "leak", 3600, "service:shop"), 315, {"MemoryLeakSuspected": ("warning", "service:shop")},
+        leak(1 * MIB, "leak", 21600, "service:shop"), 315, {"MemoryLeakSuspected": ("warning", "service:shop")},
     ),
     **{
-        f"growth that is {shape}": (leak(2 * MIB, shape, 3600), 900, {})
+        f"growth that is {shape}": (leak(20 * MIB, shape, 3600), 900, {})
         for shape in Shape if shape is not Shape.LEAK
     },
     "a leak that does not matter": (leak(0.1 * MIB, "leak", 3600), 900, {}),
-    "growth after a start": (leak(2 * MIB, "leak", 900), 600, {}),
+    "books that fill": (leak(4 * MIB, "leak", 3600), 900, {}),
+    "growth after a start": (leak(20 * MIB, "leak", 900), 600, {}),
     **{
         f"{resource} leak": (
             leaking(resource, "leak", 20), 615, {"ResourceLeakSuspected": ("warning", "worker:llm-proxy/0")},

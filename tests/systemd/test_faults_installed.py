@@ -80,7 +80,7 @@ def test_a_worker_that_is_killed_is_replaced_by_its_master(host: BareHost) -> No
     before, since = all_serve(host), host.booted.cursor()
     host.booted.run("kill", "-KILL", str(before["0"]))
     host.await_("another pid serves", lambda: workers(host).get("0", before["0"]) != before["0"])
-    assert host.booted.journal(OF_AGENT, "EVENT=intent", f"--after-cursor={since}") == []
+    assert host.booted.journal(OF_AGENT, "EVENT=intent", since=since) == []
     assert host.chat()
 
 
@@ -92,7 +92,7 @@ def test_a_service_that_is_killed_is_left_to_systemd(host: BareHost) -> None:
     after = host.booted.properties(PROXY, "MainPID", "NRestarts")
     assert (after["NRestarts"], after["MainPID"] != before["MainPID"]) == (str(int(before["NRestarts"]) + 1), True)
     all_serve(host)
-    assert host.booted.journal(OF_AGENT, "EVENT=intent", f"--after-cursor={since}") == []
+    assert host.booted.journal(OF_AGENT, "EVENT=intent", since=since) == []
     assert host.chat()
 
 
@@ -103,7 +103,7 @@ def test_what_a_person_stopped_is_left_alone_and_said(host: BareHost) -> None:
     host.await_("it is seen as stopped", lambda: host.installed("status")["services"][0]["state"] == "stopped")
     host.booted.run("sleep", "5")  # long enough for every rule that could still take it for a fault
     assert host.booted.properties(PROXY, "ActiveState")["ActiveState"] == "inactive"
-    assert host.booted.journal(OF_AGENT, f"MESSAGE_ID={OPENED}", f"--after-cursor={since}") == []
+    assert host.booted.journal(OF_AGENT, f"MESSAGE_ID={OPENED}", since=since) == []
     assert "was stopped by a person" in json.dumps(host.installed("explain", SERVICE))
 
 
