@@ -12,7 +12,7 @@ run: $(STAMP)
 	@$(BIN)/proxywatch run --with-services
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests -n $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest tests -n $(JOBS) --dist worksteal --timeout 300
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -80,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     recycle.add_argument("slot", nargs="?", type=int)
     recycle.set_defaults(command=_recycle)
 
+    age = commands.add_parser("recycle-age", help="have workers replaced younger than configured, for a while")
+    _config_option(age)
+    age.add_argument("age", metavar="DURATION", help="how old a worker may become; 0 ends what was ordered")
+    age.add_argument("--for", dest="lasting", metavar="DURATION", default="24h")
+    age.add_argument("--reason", default="by hand")
+    age.set_defaults(command=_recycle_age)
+
     reload = commands.add_parser(
         "reload", help="take the configuration over; a bad one is refused, and nothing changes"
     )
@@ -198,13 +205,18 @@ def _demo_upstream(arguments: argparse.Namespace) -> int:
 
 
 def _ask_master(
-    arguments: argparse.Namespace, method: str, target: str, timeout: float, run_dir: Path | None = None
+    arguments: argparse.Namespace,
+    method: str,
+    target: str,
+    timeout: float,
+    run_dir: Path | None = None,
+    body: dict[str, Any] | None = None,
 ) -> tuple[int, dict[str, Any]]:
     from proxy.control import request
 
     socket_path = (run_dir or _load(arguments.config, {}).settings.run_dir) / "master.sock"
     try:
-        return request(socket_path, method, target, timeout=timeout)
+        return request(socket_path, method, target, body, timeout=timeout)
     except OSError as error:
         raise ProxyError(f"no llm-proxy answers at {socket_path}: {error.strerror or error}") from error
 
@@ -233,6 +245,23 @@ def _recycle(arguments: argparse.Namespace) -> int:
         return 1
     for done in answer.get("recycled", [answer | {"slot": arguments.slot}]):
         print(f"worker {done['slot']}: pid {done['old_pid']} replaced by {done['new_pid']}")
+    return 0
+
+
+def _recycle_age(arguments: argparse.Namespace) -> int:
+    from proxy.settings import parse_duration
+
+    try:
+        seconds = parse_duration(0 if arguments.age == "0" else arguments.age)
+        order = {"seconds": seconds, "for_seconds": parse_duration(arguments.lasting), "reason": arguments.reason}
+    except ValueError as error:
+        raise ProxyError(str(error)) from None
+    code, answer = _ask_master(arguments, "POST", "/recycle-age", 5.0, body=order)
+    if code != 200:
+        _complain(str(answer.get("error", answer)))
+        return 1
+    age = answer["seconds"]
+    print("workers may become any age" if age is None else f"workers are replaced after {age:g} s at the latest")
     return 0
 
 

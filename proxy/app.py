@@ -25,6 +25,7 @@ from proxy.health import LATENCY, LATENCY_BUCKETS, Health
 from proxy.limits.admission import Limits
 from proxy.logs import LogWriter
 from proxy.settings import Settings
+from proxy.share import Share
 
 _SECURITY: Headers = [
     (b"x-content-type-options", b"nosniff"),
@@ -33,6 +34,7 @@ _SECURITY: Headers = [
     (b"strict-transport-security", b"max-age=31536000"),
     (b"cache-control", b"no-store"),
 ]
+REQUESTS = "http_requests_total"
 _ENDPOINTS = (completions, health, figures, caching, steering, restraining, security)
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
@@ -63,6 +65,9 @@ class App:
         """`limits` are those of the gateway too; None: of its own."""
         self.draining = False
         self.in_flight = 0
+        self.begun = 0
+        """Requests so far."""
+        self.share = Share(lambda: metrics.total(measured.directory, REQUESTS), settings.workers)
         self._limits = limits or Limits(settings, measured, clock)
         self.books = Books(settings, measured, clock, self._limits.charge)
         gateway.settle = self.books.settle
@@ -81,7 +86,7 @@ class App:
         self._clock = clock
         self._restraints = self._limits.restraints
         self._doorman = Doorman(settings.auth, measured, clock, self._restraints)
-        self._requests = measured.counter("http_requests_total", "Requests answered.", ("method", "route", "status"))
+        self._requests = measured.counter(REQUESTS, "Requests answered.", ("method", "route", "status"))
         self._durations = measured.histogram(LATENCY, "Until the last byte.", LATENCY_BUCKETS, ("route",))
         self._in_flight = measured.gauge("http_requests_in_flight", "Requests being answered.").at()
         self._lines_lost = measured.counter("log_lines_lost_total", "Lines of the logs that could not be written.")
@@ -119,6 +124,9 @@ class App:
             exchange.id = given
         else:
             exchange.id = f"{self._id_prefix}{next(self._ids):08x}"
+        self.begun += 1
+        if self.share.reduced:
+            self.share.count()
         self.in_flight += 1
         self._in_flight.set(self.in_flight)
         try:
@@ -177,7 +185,7 @@ class App:
 
     def _fields(self, exchange: Exchange, headers: Headers) -> bytes:
         """The header lines of an answer."""
-        if self.draining:
+        if self.draining or (self.share.reduced and self.share.ends_connections):
             exchange.keep_alive = False
         tenths = int((self._clock.monotonic() - exchange.began) * 1e4 + 0.5)
         named = f"x-request-id: {exchange.id}\r\nx-response-time: {tenths // 10}.{tenths % 10}\r\n".encode()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy import __version__, metrics, run_directory
+from proxy.ageing import Ageing
 from proxy.bulletin import Bulletin
 from proxy.children import Child, dump_stacks, process_state
 from proxy.clock import Clock, SystemClock
@@ -89,7 +90,6 @@ class Master:
         self._life = os.pipe()
         self._nest = Nest(listener.fileno(), self._life[0])
         self._stop = asyncio.Event()
-        self._rolling = Rolling(self._slots, lambda: self._plan.pace.start_timeout)
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._manager = ServiceManager(clock, os.environ)
@@ -100,6 +100,18 @@ class Master:
         self._serving = self._metrics.gauge("llm_proxy_workers_serving", "Workers that serve.")
         self._wanted = self._metrics.gauge("llm_proxy_workers_wanted", "Workers that should serve.")
         self._good = self._metrics.gauge("config_last_reload_successful", "1 if the last reload was accepted.")
+        recycles = self._metrics.counter(
+            "llm_proxy_worker_recycles_total", "Workers replaced that could have gone on.", ("reason",)
+        )
+        self._rolling = Rolling(self._slots, lambda: self._plan.pace.start_timeout, recycles.inc)
+        self._ageing = Ageing(
+            self._slots,
+            self._rolling,
+            lambda: self._plan.pace.max_age,
+            plan.state_dir / "recycle_age.json",
+            clock,
+            say,
+        )
 
     async def serve(self) -> int:
         """Starts everything, waits for the order to stop, lets all drain. Returns the exit status."""
@@ -116,6 +128,7 @@ class Master:
         self._good.set(1)
         try:
             await self._begin()
+            self._task(self._ageing.live())
             await self._stop.wait()
             await self._drain()
         finally:
@@ -260,6 +273,7 @@ class Master:
             "config_file": self._plan.file,
             "state": self._state,
             "workers": workers,
+            "recycle_age": self._ageing.told(),
             "config_last_reload_successful": self._reloaded,
         }
 
@@ -273,6 +287,8 @@ class Master:
                 return Answer(200, self._bulletin.lines(self._status))
             case "POST", "recycle":
                 return await self._renew()
+            case "POST", "recycle-age":
+                return self._ageing.ask(call.body)
             case "POST", "reload":
                 return await self._reload()
             case "POST", "workers", number, ("recycle" | "stacks") as what if number.isdigit():
@@ -289,7 +305,7 @@ class Master:
             self._supply.adopt(await asyncio.to_thread(warmed))
         except ZygoteFailed as error:
             return Answer(502, {"error": str(error), "recycled": []})
-        return await self._rolling.all()
+        return await self._rolling.all("command")
 
     def _stacks_file(self, child: Child) -> Path:
         return self._plan.run_dir / f"{child.name}-{child.pid}.stacks"
@@ -330,7 +346,7 @@ class Master:
                 slot.pace = plan.pace
             self._fill_demos()
             self._fill()
-            answer = await self._rolling.all()
+            answer = await self._rolling.all("reload")
             say("reloaded" if answer.status == 200 else f"reloaded, but not everywhere: {answer.document}")
             return answer
 

@@ -287,6 +287,16 @@ def read(directory: Path) -> Families:
     return dict(sorted(families.items()))
 
 
+def total(directory: Path, name: str) -> float:
+    """The sum of all series of one counter over the living processes alone; a few milliseconds."""
+    return sum(
+        record.cells[0]
+        for path in directory.glob("*.metrics")
+        for record in _read_file(path, name.encode())
+        if record.family.name == name
+    )
+
+
 def fold(directory: Path, incarnation: str) -> None:
     """Moves the counters and histograms of a dead process into the base file. Only the master calls it."""
     path = directory / f"{incarnation}.metrics"
@@ -343,8 +353,9 @@ def _combine(families: Families, records: list[_Record]) -> None:
             family.add(record.values, record.cells)
 
 
-def _read_file(path: Path) -> list[_Record]:
-    """The records of one file: none if it has vanished or was left unfinished by a process that died making it."""
+def _read_file(path: Path, naming: bytes = b"") -> list[_Record]:
+    """The records of one file whose keys hold `naming`: none if it has vanished or was left unfinished by a process
+    that died making it."""
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER)
@@ -357,8 +368,9 @@ def _read_file(path: Path) -> list[_Record]:
     while at < len(data):
         length, count = struct.unpack_from("<II", data, at)
         first = at + 8 + (length + 7) // 8 * 8
-        cells = list(struct.unpack_from(f"={count}d", data, first))
-        records.append(_record(json.loads(data[at + 8 : at + 8 + length]), cells))
+        key = data[at + 8 : at + 8 + length]
+        if naming in key:
+            records.append(_record(json.loads(key), list(struct.unpack_from(f"={count}d", data, first))))
         at = first + 8 * count
     return records
 

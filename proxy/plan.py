@@ -22,6 +22,7 @@ class Plan:
     port: int
     workers: int
     run_dir: Path
+    state_dir: Path
     pace: Pace
     admin_key_files: tuple[Path, ...]
     demos: tuple[tuple[str, int], ...]
@@ -38,6 +39,7 @@ def load_plan(zygote: Zygote, file: str | None, overrides: Document) -> Plan:
         port=plan["port"],
         workers=plan["workers"],
         run_dir=Path(plan["run_dir"]),
+        state_dir=Path(plan["state_dir"]),
         pace=Pace(**plan["recycle"]),
         admin_key_files=tuple(map(Path, plan["admin_key_files"])),
         demos=tuple((name, port) for name, port in plan["demos"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from proxy.accepting import Acceptor
 from proxy.connection import App, Bounds, Connection
@@ -21,17 +21,24 @@ _DRAIN_POLL_SECONDS = 0.05
 class Server:
     """Serves `app` on a listening socket."""
 
-    def __init__(self, app: App, bounds: Bounds) -> None:
+    def __init__(self, app: App, bounds: Bounds, full: Callable[[], bool] = lambda: False) -> None:
+        """While `full`, only connections that no other server on the socket takes are accepted."""
         self._app = app
+        self._full = full
         self._bounds = bounds
         self._connections: set[Connection] = set()
         self._accepting: Acceptor | None = None
         self._sweeping: asyncio.TimerHandle | None = None
 
+    @property
+    def open(self) -> int:
+        """How many connections are, and go on."""
+        return sum(not connection.transport.is_closing() for connection in self._connections)
+
     async def start(self, listener: socket.socket) -> None:
         """Accepts from now on. The socket is the server's to close."""
         loop = asyncio.get_running_loop()
-        self._accepting = Acceptor(listener, self._connection)
+        self._accepting = Acceptor(listener, self._connection, self._full)
         self._sweep(loop)
 
     async def drain(self, seconds: float) -> None:

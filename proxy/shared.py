@@ -22,6 +22,7 @@ import lmdb
 
 from proxy.clock import Clock
 from proxy.errors import ProxyError
+from proxy.group_access import share_directory
 
 log = logging.getLogger(__name__)
 
@@ -247,6 +248,7 @@ class Shared:
             max_readers=_READERS,
             max_spare_txns=1,
         )
+        share_directory(self._directory)
         try:
             with _held(self._writer, self._clock, f"{self._directory}: another process has been writing"):
                 self.environment.reader_check()

@@ -27,6 +27,7 @@ class Pace:
     backoff_initial: float
     backoff_max: float
     backoff_reset: float
+    max_age: float = 0.0
 
 
 class RecycleFailed(Exception):  # noqa: N818 - it names what happened

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import os
+import resource
 import signal
 import socket
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from proxy.server import Server
 from proxy.settings import Settings
 
 _TICK_SECONDS = 1.0
+_SNAPSHOTS = 24
+"""Of traced allocations, kept of each slot."""
 _DRAIN_MARGIN_SECONDS = 1.0
 """The worker ends what has not finished so much before the master would kill it."""
 
@@ -67,7 +71,11 @@ class Worker:
         self._limits = Limits(settings, self._metrics, clock)
         self._gateway = Gateway(settings, self._metrics, clock, self._limits)
         self._app = App(settings, self._gateway, self._metrics, self._log, clock, self._limits)
-        self._server = Server(self._app, self._app.bounds)
+        self._server = Server(self._app, self._app.bounds, lambda: self._app.share.full)
+        self._app.share.connections = lambda: self._server.open
+        self._agent = memory.MemoryAgent(
+            settings.state_dir / "memory", requests=lambda: self._app.begun, name=str(order.slot), keep=_SNAPSHOTS
+        )
         self._ordered = asyncio.Event()
         self._loop_lag_seconds = 0.0
 
@@ -93,6 +101,8 @@ class Worker:
                 ticking.cancel()
         finally:
             await control.close()
+            await self._agent.close()
+            self._app.share.restore()
             await self._gateway.close()
             await self._app.books.close()
             loop.remove_reader(self._order.life_fd)
@@ -128,10 +138,10 @@ class Worker:
         match call.method, *call.path:
             case "GET", "health":
                 return Answer(200, self._health())
-            case "GET", "memory":
-                return Answer(200, memory.census())
-            case "POST", "gc":
-                return Answer(200, memory.collect(self._clock))
+            case "POST", "memory", "trace":
+                return await self._trace(call)
+            case _, "memory" | "gc", *_:
+                return Answer(*await self._agent.handle(call.method, call.path, call.body))
             case "GET", "stacks":
                 return Answer(200, {"text": memory.stacks()})
             case "POST", "drain":
@@ -140,7 +150,20 @@ class Worker:
             case _:
                 return not_found(call)
 
+    async def _trace(self, call: Call) -> Answer:
+        """Traces allocations, which makes each request dearer; so this worker may be told to take only a `share` of the
+        service's requests, as long as it is traced."""
+        body = dict(call.body)
+        share = body.pop("share", 1.0)
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share <= 1:
+            return Answer(400, {"error": f"share: expected 0 to 1, not {share!r}"})
+        status, document = await self._agent.handle(call.method, call.path, body)
+        if status == 200:
+            self._app.share.reduce(float(share), tracemalloc.is_tracing)
+        return Answer(status, document | {"share": self._app.share.fraction})
+
     def _health(self) -> dict[str, Any]:
+        kinds = [_target(entry) for entry in Path("/proc/self/fd").iterdir()]
         return {
             "status": "draining" if self._app.draining else "serving",
             "slot": self._order.slot,
@@ -149,7 +172,20 @@ class Worker:
             "uptime_seconds": self._app.health.uptime(),
             "in_flight": self._app.in_flight,
             "draining": self._app.draining,
+            "share": self._app.share.fraction,
             "loop_lag_ms": round(self._loop_lag_seconds * 1000, 3),
+            "requests": self._app.begun,
             "tasks": len(asyncio.all_tasks()),
-            "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1,
+            "threads": sum(1 for _ in Path("/proc/self/task").iterdir()),
+            "descriptors": len(kinds) - 1,
+            "sockets": sum(kind.startswith("socket:") for kind in kinds),
+            "descriptors_limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         }
+
+
+def _target(descriptor: Path) -> str:
+    """What an entry of /proc/self/fd stands for; nothing for the one that the listing itself had open."""
+    try:
+        return str(descriptor.readlink())
+    except FileNotFoundError:
+        return ""

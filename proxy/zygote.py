@@ -128,6 +128,7 @@ def _judge(asked: dict[str, Any]) -> dict[str, Any]:
         "port": settings.port,
         "workers": settings.workers,
         "run_dir": str(settings.run_dir),
+        "state_dir": str(settings.state_dir),
         "recycle": settings.recycle.model_dump(),
         "admin_key_files": [str(key.key_file) for key in settings.auth.keys if key.key_file and key.role == "admin"],
         "demos": [(provider.name, provider.port) for provider in settings.providers if provider.kind == "local"],

@@ -8,6 +8,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from running_order import shared_out
 
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     # Whoever sets it wants no __pycache__ in the checkout. But without any bytecode each of the hundreds of starts
@@ -16,6 +17,7 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     sys.dont_write_bytecode = False
 
 
+TESTS = Path(__file__).parent
 MAY_LACK = ("this machine", "this kernel", "no version 1 memory controller")
 """Beginnings of reasons that no package could mend."""
 
@@ -31,6 +33,14 @@ def pytest_runtest_makereport(
         if not reason.startswith(MAY_LACK):
             report.outcome, report.longrepr = "failed", f"{item.nodeid} was skipped in CI: {reason}"
     return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, none is to be left alone with a long one at the end."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes > 1:
+        items[:] = shared_out([(item.path.relative_to(TESTS).as_posix(), item) for item in items], processes)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+from watchdog import accepted
 from watchdog.api.app import create_app
 from watchdog.api.headline import headline
 from watchdog.api.parts import Parts
 from watchdog.api.server import ControlServer
+from watchdog.children import start_children, stop_children
 from watchdog.clock import Clock, SystemClock
 from watchdog.core.model import AlertChange, AlertEvent, AlertState, Sample
 from watchdog.core.routing import Notice
@@ -38,6 +40,7 @@ from watchdog.remembering import Remembering
 from watchdog.rounds import Rounds
 from watchdog.schedule import Pace, Schedule
 from watchdog.settings import Config
+from watchdog.signs import Signs
 from watchdog.store.alerts import Alerts
 from watchdog.store.database import Database
 from watchdog.store.facts import Facts
@@ -48,7 +51,6 @@ from watchdog.store.runs import Runs
 from watchdog.supervisors import Supervisors
 from watchdog.system.http import HttpClient
 from watchdog.system.proxy_api import ProxyApi
-from watchdog.system.service_manager import ServiceManager
 from watchdog.system.services import ServiceContext, ServiceController, ServiceSettings, services
 from watchdog.system.systemd.bus import SystemBus
 from watchdog.triggers import Triggers
@@ -62,6 +64,8 @@ SYNC_SECONDS = 2.0
 """How often incidents are made to agree with alerts and waiting ones are considered again."""
 HOUSEKEEPING_SECONDS = 3600.0
 STORE_RETRY_SECONDS = 5.0
+FINISH_SECONDS = 30.0
+"""How long a step that is being done when the agent is stopped may take to its end, before it is cut off."""
 SELF = "proxywatch"
 SELF_SECONDS = 10.0
 
@@ -70,14 +74,16 @@ class Daemon:
     """One running agent. `database` is a seam: tests open one that dies at a chosen write."""
 
     def __init__(
-        self, files: Files, *, database: Callable[[Path], Database] = Database, clock: Clock | None = None
+        self, files: Files, *, database: Callable[..., Database] = Database, clock: Clock | None = None
     ) -> None:
         config = files.loaded.config
         self.clock = clock or SystemClock()
-        self._file = files.loaded.file
+        self._signs = Signs(os.environ, lambda: headline(self.parts))
+        self._files = files
         self._routes = files.routes
         self.bell = Bell()
-        self.database = database(config.state_dir / "proxywatch.db")
+        advanced = functools.partial(self._signs.advanced, "the database of an earlier release is brought up to date")
+        self.database = database(config.state_dir / "proxywatch.db", advanced)
         self.http = HttpClient()
         self._bus = SystemBus()
         self.services: dict[str, ServiceController] = {}
@@ -105,7 +111,7 @@ class Daemon:
         self.schedule = Schedule(self.clock)
         self.keeping = Keeping(files.loaded, self.clock, self.schedule)
         vault = self.keeping.vault
-        self.world = World(config, self.services, self.proxies, self.series, self.clock, vault)
+        self.world = World(config, self.services, self.proxies, self.series, self.clock, vault, self.http)
         self.healing = build_healing(
             world=self.world, desk=self.desk, runs=self.runs, facts=self.facts, bell=self.bell, holds=self._holds
         )
@@ -144,9 +150,9 @@ class Daemon:
             proxies=self.proxies,
             reload=self.reload,
             probe_now=self.rounds.run_now,
+            refused=files.refused,
         )
         self._control = ControlServer(create_app(self.parts), files.loaded.control_socket)
-        self._systemd = ServiceManager(os.environ)
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -167,21 +173,23 @@ class Daemon:
             await self._start_services(self.parts.loaded.config.services, with_services)
             await self.rounds.begin(self.parts.loaded.config)
             await self.supervisors.replace(self.services)
-            await self.keeping.begin(self.parts.loaded.config.backups, self.pipeline)
+            await self.keeping.begin(self.parts.loaded.config.backups, self.pipeline, accepted=not self.parts.refused)
             self.schedule.start()
-            for work in (self._evaluate, self.intake.run, self._keep_in_step, self._keep_house, self._feed_watchdog):
+            for work in (self._evaluate, self.intake.run, self._keep_in_step, self._keep_house):
                 self._spawn(work(), work.__name__)
+            self._spawn(self._signs.feed(self._fit), "signs-of-life")
             self._spawn(self._persistently(self.dispatcher.run), "dispatcher")
             self._spawn(self._persistently(self.sender.run), "sender")
             self.schedule.every(SELF, Pace(SELF_SECONDS), self._measure_self)
             if await self.rounds.first_round():
                 self.engine.measured()
                 self.pipeline.tick()
-            await self.runner.resume()
+            await self.runner.resume(lambda: self._signs.advanced("looking what became of the repairs of before"))
             self.parts.ready = True
             self.bell.ring()
-            self._systemd.tell("READY=1", self._headline())
+            self._signs.ready()
             log.info("ready: %s", self._headline())
+            self._spawn(self._keep_configuration(), "keep-configuration")
             if view is not None:
                 self._spawn(view(self.parts, self._stop), "view")
             await self._stop.wait()
@@ -201,16 +209,15 @@ class Daemon:
             return await self._reload()
 
     async def _reload(self) -> str:
-        self._systemd.tell("RELOADING=1")
-        try:
-            files = await asyncio.to_thread(read_files, self._file)
-            config = files.loaded.config
-            notifiers = build_notifiers(files.routes, self._notifier_context(config))
-        except (ProxywatchError, OSError, ValueError) as error:
-            self.parts.reload_error = str(error)
-            raise error if isinstance(error, ConfigError) else ConfigError(str(error), file=str(self._file)) from error
-        finally:
-            self._systemd.tell("READY=1")
+        file = self.parts.loaded.file
+        with self._signs.reloading():
+            try:
+                files = await asyncio.to_thread(read_files, file)
+                config = files.loaded.config
+                notifiers = build_notifiers(files.routes, self._notifier_context(config))
+            except (ProxywatchError, OSError, ValueError) as error:
+                self.parts.refused = str(error)
+                raise error if isinstance(error, ConfigError) else ConfigError(str(error), file=str(file)) from error
         await self.keeping.before_change()
         added = {name: settings for name, settings in config.services.items() if name not in self.services}
         self._build_services(config)
@@ -228,7 +235,9 @@ class Daemon:
         self.keeping.replace(files.loaded)
         self.parts.loaded = files.loaded
         self.world.config = config
-        self.parts.reload_error = ""
+        self.parts.refused = ""
+        self._files = files
+        await self._keep_configuration()
         return self._headline()
 
     async def _reload_and_say(self) -> None:
@@ -264,15 +273,18 @@ class Daemon:
                 self.desk.incidents.prune(self.clock.now() - keep)
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
-    async def _feed_watchdog(self) -> None:
-        """WATCHDOG=1 only while the scheduler itself advances and the store can be written: a loop that merely turns
-        proves nothing."""
-        limit = self._systemd.watchdog_seconds
-        while True:
-            await asyncio.sleep(min(5.0, limit / 3) if limit else 5.0)
-            now = self.clock.now()
-            if now - self.schedule.advanced_at < 3 * SELF_SECONDS and self.remembering.fit(now):
-                self._systemd.tell("WATCHDOG=1", self._headline())
+    def _fit(self) -> bool:
+        """The scheduler itself advances and the store can be written: a loop that merely turns proves nothing."""
+        now = self.clock.now()
+        return now - self.schedule.advanced_at < 3 * SELF_SECONDS and self.remembering.fit(now)
+
+    async def _keep_configuration(self) -> None:
+        """What is in force, for a start with a broken one."""
+        if not self._files.refused:
+            try:
+                await asyncio.to_thread(accepted.keep, self._files)
+            except (OSError, ConfigError) as error:
+                log.warning("the configuration in force could not be kept for a start with a broken one: %s", error)
 
     async def _persistently(self, work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
         """Telling people goes on as soon as the store can be written again."""
@@ -289,6 +301,7 @@ class Daemon:
             samples = [*self.schedule.samples(), *self.sender.samples()]
             samples.append(Sample("proxywatch_incidents_unresolved", float(len(self.desk.unresolved))))
             samples += self.triggers.samples(self.clock.now())
+            samples.append(Sample("proxywatch_config_last_reload_successful", float(not self.parts.refused)))
             self.pipeline.ingest_own(SELF, samples)
 
     def _take(self, events: Iterable[AlertEvent]) -> None:
@@ -334,48 +347,31 @@ class Daemon:
         self._take([AlertEvent(AlertChange.RESOLVED, alert, now) for alert in orphans])
 
     async def _start_services(self, chosen: Mapping[str, ServiceSettings], with_services: bool) -> None:
-        """Children of ours that do not run are started; those that an earlier life of ours started are adopted."""
         halted: frozenset[str] = frozenset()
         with self._store_trouble():
             halted = self.runs.halted()
-        for name, settings in chosen.items():
-            if settings.kind != "child" or f"service:{name}" in halted:
-                continue
-            status = await self.services[name].status()
-            if status.state == "running" and status.identity is not None:
-                log.info("service %s runs already (pid %d)", name, status.identity.pid)
-            elif with_services or not status.on_purpose:
-                log.info("starting service %s", name)
-                try:
-                    await self.services[name].start()
-                except ProxywatchError as error:
-                    log.error("service %s: %s", name, error)  # noqa: TRY400
-                    self.parts.unstarted[name] = str(error)
-                else:
-                    self.parts.unstarted.pop(name, None)
+        await start_children(
+            chosen, self.services, halted=halted, wanted_all=with_services, unstarted=self.parts.unstarted
+        )
 
     async def _shut_down(self, with_services: bool) -> None:
-        self._systemd.tell("STOPPING=1")
+        self._signs.stopping()
         self._stop.set()
         await self.rounds.end()
         await self.supervisors.end()
         self.schedule.stop()
-        await self.runner.stop()
+        await self.runner.stop(FINISH_SECONDS, lambda: self._signs.advanced("a step of a repair is being finished"))
         for task in self._tasks:
             if task.get_name() not in {"sender", "dispatcher", "view"}:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._control.stop()
         if with_services:
-            for name, settings in self.parts.loaded.config.services.items():
-                if settings.kind == "child":
-                    log.info("stopping service %s", name)
-                    with contextlib.suppress(ProxywatchError):
-                        await self.services[name].stop()
+            await stop_children(self.parts.loaded.config.services, self.services)
         await self.http.close()
         self._bus.close()
         self.database.close()
-        self._systemd.close()
+        self._signs.close()
         log.info("stopped")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from watchdog.actions import ActionContext
@@ -11,6 +11,7 @@ from watchdog.backups.vault import Vault
 from watchdog.clock import Clock
 from watchdog.core.permission import Denial
 from watchdog.core.targets import Target, parse_target
+from watchdog.memory.finder import LeakFinder
 from watchdog.metrics.series import SeriesStore
 from watchdog.playbooks.bell import Bell
 from watchdog.playbooks.desk import Desk
@@ -20,9 +21,11 @@ from watchdog.playbooks.runner import Runner
 from watchdog.playbooks.surroundings import Surroundings
 from watchdog.playbooks.triage import Triage
 from watchdog.playbooks.verification import Verifier
-from watchdog.settings import Config
+from watchdog.settings import Config, agent_sockets
 from watchdog.store.facts import Facts
 from watchdog.store.runs import Runs
+from watchdog.system.http import HttpClient
+from watchdog.system.memory_agent import MemoryAgents
 from watchdog.system.proxy_api import ProxyApi
 from watchdog.system.self_check import look_at_self
 from watchdog.system.services import ServiceController, Supervised
@@ -41,6 +44,17 @@ class World:
     series: SeriesStore
     clock: Clock
     vault: Vault
+    http: HttpClient
+    leaks: LeakFinder = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.leaks = LeakFinder(self.series, self.clock, self.config.state_dir / "reports")
+
+    @property
+    def agents(self) -> MemoryAgents:
+        """Where processes can be asked about their memory, as configured now."""
+        endpoints = {name: proxy.endpoint for name, proxy in self.proxies.items()}
+        return MemoryAgents(self.http, endpoints, agent_sockets(self.config))
 
     def context(self, target: str, labels: Mapping[str, str]) -> ActionContext:
         """What an action on a target may touch."""
@@ -55,6 +69,8 @@ class World:
             clock=self.clock,
             log_dir=self.config.log_dir,
             vault=self.vault,
+            agents=self.agents,
+            leaks=self.leaks,
         )
 
     def known_targets(self) -> Iterable[Target]:

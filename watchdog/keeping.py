@@ -36,10 +36,12 @@ class Keeping:
         """Shelf and holdings in force."""
         return self._keeper.vault
 
-    async def begin(self, settings: BackupSettings, pipeline: Pipeline) -> None:
-        """Remembers the agent's own configuration, which was accepted a moment ago, and plans the rest."""
+    async def begin(self, settings: BackupSettings, pipeline: Pipeline, *, accepted: bool) -> None:
+        """Remembers the agent's own configuration, if what is in place was `accepted` a moment ago, and plans the
+        rest."""
         self._pipeline = pipeline
-        await self._keeper.remember(OWN)
+        if accepted:
+            await self._keeper.remember(OWN)
         self._plan(settings)
 
     async def before_change(self) -> None:

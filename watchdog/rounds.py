@@ -12,7 +12,7 @@ from watchdog.core.model import Sample, labels_of
 from watchdog.pipeline import Pipeline
 from watchdog.probes import Closer, Memory, Probe, ProbeContext, ProbeResult, ProbeSettings, Watcher, probes, run_once
 from watchdog.schedule import Pace, Schedule
-from watchdog.settings import Config
+from watchdog.settings import Config, agent_sockets
 from watchdog.system.http import HttpClient
 from watchdog.system.services import ServiceController, ServiceSettings
 from watchdog.system.systemd.bus import SystemBus
@@ -102,7 +102,9 @@ class Rounds:
 
     def _add(self, name: str, settings: ProbeSettings, config: Config) -> None:
         proxies = {n: s.proxy for n, s in config.services.items() if s.proxy is not None}
-        context = ProbeContext(name, self._clock, self._http, self._services, proxies, self._memory, self._bus)
+        context = ProbeContext(
+            name, self._clock, self._http, self._services, proxies, self._memory, self._bus, agent_sockets(config)
+        )
         probe = probes.implementation(settings.kind)(settings, context)
         watcher = None
         if isinstance(probe, Watcher):

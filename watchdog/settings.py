@@ -111,6 +111,8 @@ class Loaded(Settings):
     config: Config
     file: Path
     files: tuple[Path, ...]
+    root: Path | None = None
+    """Where everything was read from, if that is a copy of what stands in the places named."""
 
     @property
     def control_socket(self) -> Path:
@@ -125,12 +127,19 @@ class Loaded(Settings):
             if not base.name:
                 raise ConfigError(f"expected a pattern of files, not {pattern!r}", file=str(self.file), key=key)
             matches = (
-                sorted(base.parent.glob(base.name)) if base.is_absolute() else sorted(self.file.parent.glob(pattern))
+                sorted(copied(base.parent, self.root).glob(base.name))
+                if base.is_absolute()
+                else sorted(copied(self.file.parent, self.root).glob(pattern))
             )
             if not matches:
                 raise ConfigError(f"no file matches {pattern!r}", file=str(self.file), key=key)
             found.extend(matches)
         return tuple(dict.fromkeys(found))
+
+
+def copied(path: Path, root: Path | None) -> Path:
+    """Where a path is in a copy of the file system below `root`; the path itself without one."""
+    return path if root is None else root / path.absolute().relative_to("/")
 
 
 @cache
@@ -142,6 +151,11 @@ def config_model() -> type[Config]:
     service: Any = services.union()
     fields: Any = {"probes": (dict[str, probe], {}), "services": (dict[str, service], {})}
     return create_model("Config", __base__=Config, **fields)
+
+
+def agent_sockets(config: Config) -> dict[str, tuple[Path, ...]]:
+    """By service: the sockets of its memory agents, where it has any."""
+    return {name: service.memory_agents for name, service in config.services.items() if service.memory_agents}
 
 
 def default_file() -> Path:
@@ -156,17 +170,18 @@ def default_file() -> Path:
     return file
 
 
-def load_config(file: Path | None = None) -> Loaded:
-    """Reads, merges and judges everything. Raises ConfigError: file, line, key, what was expected."""
+def load_config(file: Path | None = None, root: Path | None = None) -> Loaded:
+    """Reads, merges and judges everything. Raises ConfigError: file, line, key, what was expected. `root`: a copy of
+    the files, read in their place."""
     file = file or default_file()
-    document = load(file)
-    fragments = sorted((file.parent / "conf.d").glob("*.yaml"))
+    document = load(copied(file, root))
+    fragments = sorted(copied(file.parent / "conf.d", root).glob("*.yaml"))
     for fragment in fragments:
         document = overlay(document, load(fragment))
     document = overlay(document, _environment())
     config = validate_as(TypeAdapter(config_model()), document, document.data)
     _check(config, document)
-    return Loaded(config=config, file=file, files=(file, *fragments))
+    return Loaded(config=config, file=file, files=(copied(file, root), *fragments), root=root)
 
 
 def _environment() -> Document:

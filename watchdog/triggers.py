@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from watchdog.core.incidents import TRANSITIONS, IncidentEvent
 from watchdog.core.model import Sample, labels_of
+from watchdog.core.targets import parse_target
 from watchdog.errors import ActionError, StoreError
 from watchdog.playbooks.desk import Desk
 from watchdog.playbooks.runner import Runner
@@ -70,8 +71,15 @@ class Triggers:
         return self._runner.begin(incident, playbook, target, trigger=by)
 
     def samples(self, now: float) -> list[Sample]:
-        """By playbook and target, whether the last run that nobody watched failed: it has no incident to tell it."""
-        return [
+        """By playbook and target: whether the last run that nobody watched failed, for it has no incident to tell it,
+        and how many runs healed the target within a day, so that a ladder can tell what comes back."""
+        healed = [
+            Sample(
+                "proxywatch_healed_runs", float(count), labels_of(playbook=playbook, subject=target, **_service(target))
+            )
+            for playbook, target, count in self._runs.healed(now - REMEMBERED_SECONDS)
+        ]
+        return healed + [
             Sample(
                 "proxywatch_run_failed",
                 float(run.state in _FAILED),
@@ -94,3 +102,9 @@ class Triggers:
                     log.critical("%s is due on %s and cannot begin: %s", name, target, error)
 
         return work
+
+
+def _service(target: str) -> dict[str, str]:
+    """The label of the service that a target belongs to, where it belongs to one."""
+    service = parse_target(target).labels.get("service")
+    return {"service": service} if service else {}

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from proxy.group_access import share_file
 from proxy.ledger.row import COLUMNS, NAMES, SCHEMA_VERSION, LedgerDownError, LedgerRefusedError, Row
 
 _TOGETHER = 50
@@ -106,6 +107,9 @@ class SqliteLedger:
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._inode = os.fstat(descriptor).st_ino
         os.close(descriptor)
+        # SQLite gives what it makes beside a database the same mode; those of before a crash are there already.
+        for suffix in ("", "-wal", "-shm"):
+            share_file(self._file.with_name(self._file.name + suffix))
         connection = sqlite3.connect(
             self._file, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
         )

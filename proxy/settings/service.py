@@ -70,6 +70,8 @@ class Recycle(Section):
     backoff_max: Duration = 30.0
     backoff_reset: Duration = 60.0
     """A worker that served this long starts its crash count anew."""
+    max_age: Duration = Field(0.0, ge=0)
+    """A worker that has served so long gives way to a fresh one, one at a time; 0: it may become any age."""
 
 
 class Log(Section):

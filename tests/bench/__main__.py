@@ -7,7 +7,17 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import checking, first_action, footprint, guard_cost, probes_cost, recovery, request_cost, storm
+from tests.bench import (
+    checking,
+    first_action,
+    footprint,
+    guard_cost,
+    leak_under_load,
+    probes_cost,
+    recovery,
+    request_cost,
+    storm,
+)
 from tests.bench.figures import BenchError, Figure, page, table, write
 from tests.bench.machine import PEERS, describe, peer
 from tests.bench.peers import GATEWAYS
@@ -22,6 +32,7 @@ _PARTS: dict[str, Callable[[bool, Path | None], Iterator[Figure]]] = {
     "action": lambda quick, _: first_action.measure(quick),
     "probes": lambda quick, _: probes_cost.measure(quick),
     "storm": lambda quick, _: storm.measure(quick),
+    "leak-load": lambda quick, _: leak_under_load.measure(quick),
 }
 _AGENT = ("guards", "action", "probes", "storm")
 """What `agent` stands for: what only proxywatch does, written to a page of its own."""

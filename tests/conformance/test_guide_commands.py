@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration" / "proxy_shell"))
@@ -140,9 +140,9 @@ def guided(upstream: int) -> Iterator[Service]:
             question = {"model": "demo-small", "messages": [{"role": "user", "content": "hello"}]}
             url = made.url("/v1/chat/completions")
             for _ in range(2):
-                assert httpx.post(url, json=question).status_code == 200
-            assert httpx.get(made.url("/v1/models"), headers={"authorization": "Bearer wrong"}).status_code == 401
-            made.until(lambda: httpx.get(made.url("/metrics")).json()["cache"]["entries"])
+                assert plain_http.post(url, json=question).status_code == 200
+            assert plain_http.get(made.url("/v1/models"), headers={"authorization": "Bearer wrong"}).status_code == 401
+            made.until(lambda: plain_http.get(made.url("/metrics")).json()["cache"]["entries"])
             yield made
         finally:
             made.end()

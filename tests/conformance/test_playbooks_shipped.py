@@ -114,6 +114,20 @@ SITUATIONS: dict[str, tuple[str, dict[str, str], Scene, list[str]]] = {
               proxywatch_worker_start_time_seconds__worker__1=T0),
         ["recycle"],
     ),
+    "a worker leaks": (
+        "stop-leak", WORKER, scene(**UP, proxywatch_workers_expected=2.0), ["collect-garbage", "recycle"],
+    ),
+    "a worker leaks for the third time within a day": (
+        "stop-leak", WORKER,
+        scene(**UP, proxywatch_workers_expected=2.0, **{
+            f"proxywatch_healed_runs__playbook__stop-leak__subject__worker:llm-proxy/{w}": 1.0 for w in "01"
+        }),
+        ["collect-garbage", "recycle-younger", "recycle"],
+    ),
+    "a process of another service leaks": (
+        "stop-leak", {"service": "shop", "worker": "0"}, scene(**UP, proxywatch_workers_expected=2.0),
+        ["collect-garbage", "restart"],
+    ),
     "a key is refused and a spare is there": (
         "provider-failover", PROVIDER, scene(**fault("auth", active=0, retiring=0, spare=1, dead=1)),
         ["rotate-key", "breaker", "open-circuit", "drain"],

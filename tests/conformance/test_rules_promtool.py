@@ -13,7 +13,7 @@ import pytest
 from watchdog.core.model import AlertState, Sample, labels_of
 from watchdog.errors import ConfigError
 from watchdog.metrics.engine import RuleEngine
-from watchdog.metrics.rules import load_rules, parse_rules
+from watchdog.metrics.rules import AlertingRule, load_rules, parse_rules
 from watchdog.metrics.series import SeriesStore
 
 RULES = Path(__file__).parents[2] / "config" / "rules"
@@ -147,6 +147,9 @@ LOOKING_BACK = {
     "LogMatch",
     "LogMatchCritical",
     "JournalUnitFailed",
+    "JournalUnitWatchdog",
+    "JournalUnitOutOfMemory",
+    "JournalUnitRestartsOften",
     "JournalCoredump",
     "JournalMatch",
     "JournalMatchCritical",
@@ -163,9 +166,9 @@ def test_every_shipped_alert_helps_at_night() -> None:
         if rule.alert in LOOKING_BACK:
             assert "target" not in labels, "it would keep the target's incident open long after a repair"
         else:
-            # One that is about another run names that run's own target.
+            # One that is about another run names that run's own target, and a leak that of the process it is in.
             named = labels["target"].partition(":")[0].split("{{")[0] or "{{ if" in labels["target"]
-            assert named or labels["target"] == "{{ $labels.subject }}"
+            assert named or labels["target"] in {"{{ $labels.subject }}", "{{ $labels.target }}"}
         assert set(annotations) == {"summary", "description"}
         assert len(annotations["description"]) > 40
 
@@ -255,4 +258,59 @@ def test_alerts_fire_and_end_when_prometheus_says(body: str, promtool: str, tmp_
     verdict = subprocess.run(
         [promtool, "test", "rules", str(file)], check=False, capture_output=True, text=True, timeout=60
     )
+    assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+
+
+@pytest.mark.parametrize(
+    ("shape", "target", "fires"),
+    [("leak", "worker:llm-proxy/0", True), ("leak", "service:shop", True), ("warm_up", "worker:llm-proxy/0", False)],
+)
+def test_leaks_alarm_in_prometheus_too(shape: str, target: str, fires: bool, promtool: str, tmp_path: Path) -> None:
+    """A shape that is a leak fires both shipped alerts after their time, about the process that leaks; another none."""
+    process = f'service="s",worker="0",target="{target}"'
+    memory = {"slope_bytes_per_hour": 6 * 2**20, "confidence": 0.8, "window_seconds": 3600}
+    resource = {"slope_per_hour": 12, "confidence": 0.8}
+    series = {f"proxywatch_leak_{name}{{{process}}}": value for name, value in memory.items()}
+    tasks = f'{process},resource="tasks"'
+    series |= {f"proxywatch_resource_leak_{name}{{{tasks}}}": value for name, value in resource.items()}
+    for name, labels in (("leak", process), ("resource_leak", tasks)):
+        for one in ("leak", "warm_up"):
+            series[f'proxywatch_{name}_shape{{{labels},shape="{one}"}}'] = int(one == shape)
+    common = {"service": "s", "worker": "0", "target": target, "severity": "warning"}
+    expected = {
+        "MemoryLeakSuspected": ("Worker 0 of s leaks 6MiB an hour", common),
+        "ResourceLeakSuspected": ("Worker 0 of s leaks 12 tasks an hour", {**common, "resource": "tasks"}),
+    }
+    rules = {
+        rule.alert: rule
+        for group in load_rules(RULES / "memory.yaml")
+        for rule in group.rules
+        if isinstance(rule, AlertingRule)
+    }
+    checks = [
+        {
+            "eval_time": at,
+            "alertname": name,
+            "exp_alerts": [
+                {
+                    "exp_labels": labels,
+                    "exp_annotations": {**dict(rules[name].annotations), "summary": summary},
+                }
+            ]
+            if fires and at == "12m"
+            else [],
+        }
+        for name, (summary, labels) in expected.items()
+        for at in ("4m", "12m")
+    ]
+    inputs = [{"series": name, "values": f"{value}+0x60"} for name, value in series.items()]
+    suite = {
+        "rule_files": [str(RULES / "memory.yaml")],
+        "evaluation_interval": "15s",
+        "tests": [{"interval": "15s", "input_series": inputs, "alert_rule_test": checks}],
+    }
+    file = tmp_path / "suite.yaml"
+    file.write_text(json.dumps(suite))
+    argv = [promtool, "test", "rules", str(file)]
+    verdict = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
     assert verdict.returncode == 0, verdict.stdout + verdict.stderr

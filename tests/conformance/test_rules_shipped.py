@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from watchdog.core.model import AlertChange, AlertState, Sample, labels_of
+from watchdog.core.trend import Shape
 from watchdog.metrics.engine import RuleEngine
 from watchdog.metrics.rules import load_rules
 from watchdog.metrics.series import SeriesStore
@@ -28,9 +29,25 @@ def worker(number: str, **state: float) -> list[Sample]:
     return [sample(f"proxywatch_worker_{name}", value, worker=number) for name, value in {**values, **state}.items()]
 
 
-def leak(slope: float, p_value: float, window: float) -> list[Sample]:
-    values = {"slope_bytes_per_hour": slope, "p_value": p_value, "window_seconds": window}
-    return [sample(f"proxywatch_leak_{name}", value, worker="0") for name, value in values.items()]
+def leak(slope: float, shape: str, window: float, target: str = "worker:llm-proxy/0") -> list[Sample]:
+    values = {"slope_bytes_per_hour": slope, "confidence": 0.8, "window_seconds": window}
+    return [
+        *(sample(f"proxywatch_leak_{name}", value, worker="0", target=target) for name, value in values.items()),
+        *shapes("proxywatch_leak", shape, target=target),
+    ]
+
+
+def shapes(name: str, found: str, **labels: str) -> list[Sample]:
+    return [sample(f"{name}_shape", float(shape == found), worker="0", shape=shape.value, **labels) for shape in Shape]
+
+
+def leaking(resource: str, shape: str, slope: float) -> list[Sample]:
+    labels = {"resource": resource, "target": "worker:llm-proxy/0"}
+    return [
+        sample("proxywatch_resource_leak_slope_per_hour", slope, worker="0", **labels),
+        sample("proxywatch_resource_leak_confidence", 0.8, worker="0", **labels),
+        *shapes("proxywatch_resource_leak", shape, **labels),
+    ]
 
 
 def memory(used: float) -> list[Sample]:
@@ -61,6 +78,11 @@ def guesses(source: str, failures: float, quiet: float) -> list[Sample]:
 
 def unit(name: str, state: str) -> Sample:
     return sample("systemd_unit_state", 1, unit=name, state=state)
+
+
+def journalled(match: str, unit: str, after: float) -> Sample:
+    """Systemd told so of a unit that many seconds after the scene began."""
+    return sample("journal_match_timestamp_seconds", T0 + after, journal="j", match=match, unit=unit)
 
 
 def stalled(resource: str, kind: str, window: str, ratio: float) -> Sample:
@@ -118,7 +140,8 @@ SCENES = {
             sample("probe_success", 1, probe="web", kind="http"), sample("cache_usage_ratio", 0.5),
             sample("proxywatch_workers_serving", 2), sample("proxywatch_workers_expected", 2),
             sample("providers_usable", 2), sample("provider_fault", 0, provider="p", **{"class": "auth"}),
-            sample("rate_limit_remaining", 5000, provider="p"), sample("auth_failures_total", 3), *leak(0, 0.5, 9000),
+            sample("rate_limit_remaining", 5000, provider="p"), sample("auth_failures_total", 3),
+            *leak(0, "plateau", 9000),
         ],
         1500, {},
     ),
@@ -230,9 +253,24 @@ SCENES = {
     "memory at 97 %": (
         memory(0.97), 150, {"HostMemoryHigh": ("warning", H), "HostMemoryCritical": ("critical", H)},
     ),
-    "a leak": (leak(2 * MIB, 0.001, 3600), 315, {"MemoryLeakSuspected": ("warning", "worker:llm-proxy/0")}),
-    "growth by chance": (leak(2 * MIB, 0.2, 3600), 600, {}),
-    "growth after a start": (leak(2 * MIB, 0.001, 900), 600, {}),
+    "a leak": (leak(6 * MIB, "leak", 3600), 315, {"MemoryLeakSuspected": ("warning", "worker:llm-proxy/0")}),
+    "a leak in a service that is no llm-proxy": (
+        leak(1 * MIB, "leak", 21600, "service:shop"), 315, {"MemoryLeakSuspected": ("warning", "service:shop")},
+    ),
+    **{
+        f"growth that is {shape}": (leak(20 * MIB, shape, 3600), 900, {})
+        for shape in Shape if shape is not Shape.LEAK
+    },
+    "a leak that does not matter": (leak(0.1 * MIB, "leak", 3600), 900, {}),
+    "books that fill": (leak(4 * MIB, "leak", 3600), 900, {}),
+    "growth after a start": (leak(20 * MIB, "leak", 900), 600, {}),
+    **{
+        f"{resource} leak": (
+            leaking(resource, "leak", 20), 615, {"ResourceLeakSuspected": ("warning", "worker:llm-proxy/0")},
+        )
+        for resource in ("descriptors", "sockets", "tasks", "threads")
+    },
+    "tasks that go with traffic": (leaking("tasks", "traffic", 20), 900, {}),
     "processors at 90 %": (
         lambda i: [sample("node_cpu_seconds_total", 13.5 * i, cpu=str(c), mode="user") for c in range(2)]
         + [sample("node_cpu_seconds_total", 1.5 * i, cpu=str(c), mode="idle") for c in range(2)],
@@ -298,10 +336,26 @@ SCENES = {
         130, {"LogMatchCritical": ("critical", ""), "LogMatch": ("warning", "")},
     ),
     "the journal tells of failed units": (
-        lambda i: [sample("journal_matches_total", i // 8, journal="j", match="unit_failed"),
-                   sample("journal_matches_total", i // 8, journal="j", match="coredump"),
-                   sample("journal_matches_total", i // 8, journal="j", match="logins")],
-        130, {"JournalUnitFailed": ("warning", ""), "JournalCoredump": ("warning", "")},
+        [journalled("unit_failed", "a.service", 60), journalled("coredump", "b.service", 60)],
+        30, {"JournalUnitFailed": ("warning", ""), "JournalCoredump": ("warning", "")},
+    ),
+    "the journal told of them long ago": (
+        [journalled("unit_failed", "a.service", -300), journalled("unit_watchdog", "b.service", -300)], 30, {},
+    ),
+    "a unit that failed is looked at": (
+        [journalled("unit_failed", "a.service", 60), sample("systemd_unit_loaded", 1, unit="a.service")], 30, {},
+    ),
+    "a unit was ended for its silence": (
+        [journalled("unit_failed", "a.service", 60), journalled("unit_watchdog", "a.service", 60)], 30,
+        {"JournalUnitWatchdog": ("warning", "")},
+    ),
+    "a unit was ended for its memory": (
+        [journalled("unit_failed", "a.service", 60), journalled("unit_out_of_memory", "a.service", 60)], 30,
+        {"JournalUnitOutOfMemory": ("warning", "")},
+    ),
+    "a unit is started again and again": (
+        lambda i: [sample("journal_unit_matches_total", i // 2, match="unit_restarting", unit="a.service")],
+        200, {"JournalUnitRestartsOften": ("warning", "")},
     ),
     "the journal says what matters": (
         lambda i: [sample("journal_matches_total", i // 8, journal="j", match="raid", severity="critical")],
@@ -318,6 +372,10 @@ SCENES = {
          sample("heartbeat_max_runtime_seconds", 60, heartbeat="b"),
          sample("heartbeat_last_exit_code", 0, heartbeat="b"), sample("heartbeat_running_seconds", 99, heartbeat="c")],
         15, {"HeartbeatRunsLong": ("warning", "alert:heartbeat-b")},
+    ),
+    "our own configuration is not in force": (
+        [sample("proxywatch_config_last_reload_successful", 0)], 30,
+        {"OwnConfigurationNotInForce": ("warning", "alert:own-configuration")},
     ),
     "configuration refused": (
         [sample("proxywatch_service_up", 1), sample("proxywatch_configuration_good", 0)], 660,

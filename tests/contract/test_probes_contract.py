@@ -244,4 +244,5 @@ async def test_a_probe_of_a_proxy_needs_one(kind: str, http: HttpClient, tmp_pat
     """Without a service that is an llm-proxy the failure says what is missing in the configuration."""
     probe, settings = build(kind, {"service": "other"}, http, ProxyEndpoint("http://x", tmp_path / "s"))
     result = await run_once(probe, settings, "mine", SystemClock())
-    assert "service 'other' has no `proxy`" in result.note
+    wanted = "memory agent" if kind == "memory_leak" else "`proxy`"
+    assert f"service 'other' has no {wanted}" in result.note

@@ -65,7 +65,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 async def test_broken_configuration_is_one_line_that_helps(world: World, name: str) -> None:
-    """One line that says file, line, key and what was expected; exit 2, from `config check` and from `run`."""
+    """One line that says file, line, key and what was expected; exit 2, from `config check`."""
     edit, expected = BROKEN[name]
     world.configure()
     edit(world.root / "config")
@@ -76,6 +76,14 @@ async def test_broken_configuration_is_one_line_that_helps(world: World, name: s
     assert len(lines) == 1, output
     for part in expected:
         assert part in lines[0]
+
+
+@pytest.mark.parametrize("name", ["wrong unit", "bad playbook"])
+async def test_nothing_is_started_with_a_broken_configuration(world: World, name: str) -> None:
+    """`run` judges by the same reader, says the same and ends with 2."""
+    edit, expected = BROKEN[name]
+    world.configure()
+    edit(world.root / "config")
     code, output = await world.command("run", "--plain")
     assert code == 2
     assert all(part in output for part in expected)

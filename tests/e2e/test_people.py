@@ -73,7 +73,7 @@ async def test_a_repair_asks_is_paused_and_acts_when_approved(world: World) -> N
     assert (code, said.endswith("ended\n")) == (0, True), said
     incident = await world.incident("service:shop", "resolved", 40)
     assert incident["healed"], story(incident)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=45) as answer:
         assert answer.status == 200
     code, history = await world.command("history", "--since", "1h")
     assert code == 0

@@ -25,6 +25,9 @@ BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUESTION = {"model": "demo-small", "messages": [{"role": "user", "content": "hello"}]}
 
+PATIENCE = 3.0
+"""How many times longer a machine may take that has other things to do: a deadline is to end what hangs."""
+
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now."""
@@ -51,7 +54,11 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 async def eventually(what: str, probe: Callable[[], Any], seconds: float, every: float = 0.05) -> Any:
-    """The first truthy value of `probe` (awaited if need be); fails with `what` and the last value otherwise."""
+    """The first truthy value of `probe` (awaited if need be); fails with `what` and the last value otherwise.
+
+    `seconds` is what a quiet machine may take at the most.
+    """
+    seconds *= PATIENCE
     deadline = time.monotonic() + seconds
     while True:
         value = probe()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,16 @@ class BareHost:
         """What became of each step of an installation, an upgrade or a removal, by what it says."""
         told = json.loads(self.proxywatch(*arguments, "--json").stdout)
         return {step["says"]: step["became"] for step in told["steps"]}
+
+    def await_(self, what: str, probe: Callable[[], Any], seconds: float = 60.0) -> Any:
+        """The first truthy value of `probe`, for what nothing announces; AssertionError after `seconds`."""
+        deadline, seen = time.monotonic() + seconds, None
+        while time.monotonic() < deadline:
+            with contextlib.suppress(AssertionError, ValueError, KeyError):
+                if seen := probe():
+                    return seen
+            time.sleep(0.1)
+        raise AssertionError(f"not within {seconds:g} s: {what}; last seen: {seen!r}")
 
     def chat(self) -> str:
         """The answer to one chat completion."""

@@ -182,25 +182,32 @@ class BootedSystem:
         shown = self.run("systemctl", "show", unit, *(f"--property={name}" for name in names)).stdout
         return dict(line.partition("=")[::2] for line in shown.splitlines())
 
-    def journal(self, *match: str, boot: bool = True) -> list[dict[str, Any]]:
-        """Entries that match, oldest first. What was written before the call is in it."""
+    def journal(self, *match: str, boot: bool = True, since: str | None = None) -> list[dict[str, Any]]:
+        """Entries that match, oldest first. What was written before the call is in it; `since`: only what follows."""
         self.run("journalctl", "--sync")
-        told = self.run("journalctl", "--output=json", "--all", *(["--boot"] if boot else []), *match).stdout
-        return [json.loads(line) for line in told.splitlines()]
+        # journalctl 252 loses the first entry that matches after a cursor, so there it is asked for all.
+        chosen = (*(["--boot"] if boot else []), *match) if since is None else (f"--after-cursor={since}",)
+        told = self.run("journalctl", "--output=json", "--all", *chosen).stdout
+        entries = [json.loads(line) for line in told.splitlines()]
+        if since is None:
+            return entries
+        return [entry for entry in entries if _holds(entry, match)]
 
     def await_journal(self, *match: str, seconds: float, since: str | None = None) -> dict[str, Any]:
         """The first entry that matches, of those there are and those that come. AssertionError after `seconds`."""
-        cursor = [f"--after-cursor={since}"] if since else ["--lines=all"]
-        argv = self.command("journalctl", "--follow", "--output=json", "--all", *cursor, *match)
+        # As above: after a cursor the first match would be lost.
+        chosen = ("--lines=all", *match) if since is None else (f"--after-cursor={since}",)
+        argv = self.command("journalctl", "--follow", "--output=json", "--all", *chosen)
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as following:
             assert following.stdout is not None
             try:
-                line = _line_within(following.stdout.fileno(), seconds)
+                for line in _lines_within(following.stdout.fileno(), seconds):
+                    entry: dict[str, Any] = json.loads(line)
+                    if since is None or _holds(entry, match):
+                        return entry
             finally:
                 following.kill()
-        assert line is not None, f"nothing in the journal within {seconds} s that matches {' '.join(match)}"
-        entry: dict[str, Any] = json.loads(line)
-        return entry
+        raise AssertionError(f"nothing in the journal within {seconds} s that matches {' '.join(match)}")
 
     def cursor(self) -> str:
         """Where the journal ends now."""
@@ -302,14 +309,17 @@ def _remove(group: Path, *, patience_seconds: float = 0.0) -> None:
         time.sleep(0.02)
 
 
-def _line_within(descriptor: int, seconds: float) -> bytes | None:
+def _holds(entry: Mapping[str, Any], match: Sequence[str]) -> bool:
+    """Whether an entry has each of these fields, written as journalctl takes them."""
+    return all(entry.get(name) == value for name, value in (one.partition("=")[::2] for one in match))
+
+
+def _lines_within(descriptor: int, seconds: float) -> Iterator[bytes]:
     deadline, told = time.monotonic() + seconds, b""
     while (left := deadline - time.monotonic()) > 0:
         if select.select([descriptor], [], [], left)[0]:
             part = os.read(descriptor, 65536)
             if not part:
-                return None
-            told += part
-            if b"\n" in told:
-                return told.partition(b"\n")[0]
-    return None
+                return
+            *whole, told = (told + part).split(b"\n")
+            yield from whole

@@ -87,7 +87,7 @@ class Lab:
             ("llm-proxy", "caller", self.caller_key),
             ("proxywatch", "llm-proxy", self.admin_key),
         ):
-            self.booted.write(f"/etc/{place}/credentials/{name}.key", key + "\n", 0o600)
+            self.booted.write(f"/etc/credstore/{place}/{name}.key", key + "\n", 0o600)
         self.booted.write("/etc/llm-proxy/llm-proxy.yaml", yaml.safe_dump(PROXY_CONFIGURATION))
         for part in ("rules", "playbooks"):
             shutil.copytree(REPOSITORY / "config" / part, root / "etc/proxywatch" / part, dirs_exist_ok=True)

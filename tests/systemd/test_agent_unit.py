@@ -64,14 +64,14 @@ def test_an_agent_that_hangs_is_replaced_by_systemds_watchdog(watching: Lab) -> 
 
 def test_an_agent_that_cannot_start_calls_a_person_and_is_left_alone(lab: Lab) -> None:
     """With a broken configuration the starts are finite, and then a webhook of the routes file says who failed and why;
-    the secret that the webhook is signed with comes as a credential."""
+    the secret that the webhook is signed with is the credential that the agent itself is handed."""
     routes = """
 route: {receiver: on-call}
 receivers:
   - name: on-call
     webhook_configs:
       - url: http://127.0.0.1:9999/
-        x_hmac_secret_file: /run/credentials/proxywatch-failure@proxywatch.service.service/secret_llm-proxy.key
+        x_hmac_secret_file: /run/credentials/proxywatch.service/secret_llm-proxy.key
 """
     with (
         subprocess.Popen(lab.python("lab_sink.py", "9999"), stdout=subprocess.PIPE, text=True) as sink,

@@ -93,7 +93,7 @@ def _install(host: BareHost) -> None:
     assert set(became.values()) == {"did", "ok"}
     assert became["start proxywatch.service"] == "did"
     assert host.chat().endswith("heard: hello")
-    key = host.at("/etc/proxywatch/credentials/llm-proxy-admin.key")
+    key = host.at("/etc/credstore/proxywatch/llm-proxy-admin.key")
     assert (key.stat().st_mode & 0o777, key.stat().st_uid) == (0o600, 0)
     ask = ("curl", "--silent", "--fail", "-H", f"authorization: Bearer {key.read_text().strip()}")
     host.booted.run(*ask, f"{URL}/debug/cache/stats")
@@ -114,7 +114,7 @@ def _heal(host: BareHost) -> None:
 def _upgrade(host: BareHost) -> None:
     """With a configuration that somebody has changed: a caller's key, which systemd hands to the proxy alone."""
     old = host.at(CURRENT).readlink()
-    host.booted.write("/etc/llm-proxy/credentials/caller", "a caller's key\n", 0o600)
+    host.booted.write("/etc/credstore/llm-proxy/caller", "a caller's key\n", 0o600)
     configuration = host.at("/etc/llm-proxy/llm-proxy.yaml")
     mine = configuration.read_text().replace("  keys:\n", f"  keys:\n    - {{id: caller, key_file: {CALLER_KEY}}}\n")
     configuration.write_text(mine)

@@ -54,12 +54,12 @@ def test_what_is_still_exposed_is_explained(lab: Lab) -> None:
 
 def test_users_and_directories_are_made_twice_to_the_same_result(lab: Lab) -> None:
     """sysusers and tmpfiles change nothing when they run again, and the credentials belong to root alone."""
-    look = ("stat", "--format=%n %U %G %a", "/etc/llm-proxy", "/etc/proxywatch", "/etc/llm-proxy/credentials")
+    look = ("stat", "--format=%n %U %G %a", "/etc/llm-proxy", "/etc/proxywatch", "/etc/credstore/llm-proxy")
     before = lab.run(*look).stdout
     lab.run("systemd-sysusers")
     lab.run("systemd-tmpfiles", "--create", "proxywatch.conf")
     assert lab.run(*look).stdout == before
-    assert "/etc/llm-proxy/credentials root root 700" in before
+    assert "/etc/credstore/llm-proxy root root 700" in before
     groups = set(lab.run("id", "--name", "--groups", "proxywatch").stdout.split())
     assert groups == {"proxywatch", "llm-proxy", "systemd-journal"}
 

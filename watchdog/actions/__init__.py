@@ -19,8 +19,10 @@ from watchdog.backups.vault import Vault
 from watchdog.clock import Clock
 from watchdog.core.model import Outcome
 from watchdog.core.targets import Target
-from watchdog.errors import ActionError
+from watchdog.errors import ActionError, ProbeError
+from watchdog.memory.finder import LeakFinder
 from watchdog.registry import Duration, Registry, Settings
+from watchdog.system.memory_agent import MemoryAgent, MemoryAgents
 from watchdog.system.proxy_api import ProxyApi
 from watchdog.system.services import ServiceController
 
@@ -52,6 +54,10 @@ class ActionContext:
     """Where the services' logs are; for evidence."""
     vault: Vault | None = None
     """The archives."""
+    agents: MemoryAgents | None = None
+    """Where processes can be asked about their memory."""
+    leaks: LeakFinder | None = None
+    """Diagnoses them."""
     run: str = ""
     """Which run acts: the same after a restart of the agent, and never another's. Empty where nothing acts."""
 
@@ -77,6 +83,22 @@ class ActionContext:
         if name not in self.proxies:
             raise ActionError(f"service {name!r} has no `proxy` section in the configuration", permanent=True)
         return self.proxies[name]
+
+    async def memory_agents(self) -> tuple[MemoryAgent, ...]:
+        """The memory agents of the target: the one worker that it is, else all of its service; never none. Raises
+        ActionError."""
+        name, worker = self.label("service"), self.target.labels.get("worker")
+        if name not in self.services:
+            raise ActionError(f"service {name!r} is not in the configuration", permanent=True)
+        if self.agents is None:
+            raise ActionError("no memory agent can be asked here", permanent=True)
+        try:
+            found = [one for one in await self.agents.of(name) if worker in (None, one.worker)]
+        except ProbeError as error:
+            raise ActionError(str(error), permanent=error.permanent, hint=error.hint) from error
+        if not found:
+            raise ActionError(f"no process of {self.target} can be asked about its memory now")
+        return tuple(found)
 
     @property
     def holding(self) -> Holding:
@@ -116,7 +138,8 @@ class Action(Protocol):
         ...
 
     async def perform(self, survey: Survey) -> str:
-        """The effect, once; returns what was seen. Raises ActionError."""
+        """The effect, once; returns what was seen: one line, or several, of which the first is the result and the
+        whole a finding for whoever repairs the cause. Raises ActionError."""
         ...
 
     async def observe(self, survey: Survey) -> Sighting:

@@ -8,6 +8,7 @@ servers), those from which a person sits at it by SSH, and those of the allow-li
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import re
 from typing import Annotated, Literal
@@ -20,12 +21,14 @@ from watchdog.errors import ActionError, ProxywatchError
 from watchdog.registry import Duration
 from watchdog.system.command import run_command
 from watchdog.system.indispensable import Address, indispensable
+from watchdog.system.privileges import missing
 from watchdog.units import format_duration
 
 _TABLE = "inet proxywatch"
 _SETS = {4: ("blocked4", "ipv4_addr", "ip"), 6: ("blocked6", "ipv6_addr", "ip6")}
 _MOST_ADDRESSES = 10_000
 _ABSENT = re.compile("No such file or directory|does not exist")
+_LACKING = re.compile("Operation not permitted|Permission denied|Address family not supported")
 
 
 def _address(text: str) -> str:
@@ -93,7 +96,12 @@ class BlockSource:
             raise ActionError(f"{text!r} is no IP address", permanent=True) from None
         if source.is_loopback or source.is_unspecified or source.is_multicast or source.is_link_local:
             raise ActionError(f"{source} is no host elsewhere", permanent=True)
-        needed = await asyncio.to_thread(indispensable, self._settings.ssh_ports)
+        try:
+            needed = await asyncio.to_thread(indispensable, self._settings.ssh_ports)
+        except OSError as error:
+            if error.errno == errno.EAFNOSUPPORT:
+                raise _missing() from error
+            raise
         if source in needed:
             raise ActionError(f"{source} is never blocked: {needed[source]}", permanent=True)
         for network in map(ipaddress.ip_network, self._settings.allow):
@@ -111,7 +119,13 @@ class BlockSource:
     async def _nft(self, script: str) -> tuple[int, str]:
         """All of a script happens or nothing. Its exit status and the first thing that it said."""
         result = await run_command((*self._settings.nft, script), timeout=self._settings.timeout)
+        if result.status and _LACKING.search(result.output):
+            raise _missing()
         return result.status, next((line.strip()[:200] for line in result.output.splitlines() if line.strip()), "")
+
+
+def _missing() -> ActionError:
+    return missing("CAP_NET_ADMIN with RestrictAddressFamilies=AF_NETLINK", "to have the kernel drop packets")
 
 
 def _parsed(text: str) -> Address:

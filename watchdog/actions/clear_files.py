@@ -17,6 +17,7 @@ from watchdog.actions.remove_files import files_of, sighting_of, summary
 from watchdog.core.model import Outcome
 from watchdog.errors import ActionError
 from watchdog.system.listed_files import ListedFile, find, remove
+from watchdog.system.privileges import denied
 from watchdog.system.services.recovery import Clearing
 from watchdog.units import format_bytes
 
@@ -123,5 +124,5 @@ def _remove(files: Iterable[ListedFile]) -> tuple[list[int], list[str]]:
             if remove(file):
                 freed.append(file.size)
         except OSError as error:
-            troubles.append(f"{file.path}: {error.strerror}")
+            troubles.append(denied(file.path, error))
     return freed, troubles

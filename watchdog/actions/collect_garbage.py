@@ -1,12 +1,18 @@
-"""`collect_garbage`: a full collection in one worker, or in every worker of the target's service."""
+"""`collect_garbage`: a full collection in one worker, or in every worker of the target's service; in a service that is
+no llm-proxy, in every process that has a memory agent."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Literal
 
 from watchdog.actions import ActionContext, ActionSettings, Sighting, Survey, actions
 from watchdog.core.model import Outcome
+from watchdog.system.memory_answers import Collection
+from watchdog.system.proxy_api import GarbageCollected
 from watchdog.units import format_bytes
+
+_PLURAL = {"worker": "workers", "process": "processes"}
 
 
 class CollectGarbageSettings(ActionSettings):
@@ -31,16 +37,26 @@ class CollectGarbage:
         return {}
 
     async def perform(self, survey: Survey) -> str:
-        own = self._context.target.labels.get("worker")
-        status = await self._context.proxy.status()
-        slots = [w.slot for w in status.workers if w.state == "serving" and own in {None, str(w.slot)}]
-        freed, collected = 0, 0
-        for slot in slots:
-            result = await self._context.proxy.collect_garbage(slot)
+        freed, collected, count = 0, 0, 0
+        async for result in self._results():
+            count += 1
             collected += result.collected
             freed += max(0, result.before_bytes - result.after_bytes)
-        workers = "1 worker" if len(slots) == 1 else f"{len(slots)} workers"
-        return f"collected {collected} objects in {workers}, freed {format_bytes(freed)}"
+        noun = "worker" if self._context.label("service") in self._context.proxies else "process"
+        where = f"1 {noun}" if count == 1 else f"{count} {_PLURAL[noun]}"
+        return f"collected {collected} objects in {where}, freed {format_bytes(freed)}"
+
+    async def _results(self) -> AsyncGenerator[GarbageCollected | Collection]:
+        """Of every worker that is meant, or of every process with an agent where the service is no llm-proxy."""
+        if self._context.label("service") not in self._context.proxies and self._context.agents is not None:
+            for agent in await self._context.memory_agents():
+                yield await agent.collect()
+            return
+        own, proxy = self._context.target.labels.get("worker"), self._context.proxy
+        status = await proxy.status()
+        for worker in status.workers:
+            if worker.state == "serving" and own in {None, str(worker.slot)}:
+                yield await proxy.collect_garbage(worker.slot)
 
     async def observe(self, survey: Survey) -> Sighting:
         return Sighting(Outcome.NOT_DONE, "a collection leaves no trace; doing it again is harmless")

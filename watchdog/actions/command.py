@@ -47,7 +47,9 @@ class Command:
         return {}
 
     async def perform(self, survey: Survey) -> str:
-        result = await run_command(self._fill(self._settings.argv), timeout=self._settings.timeout)
+        # Who comes after us looks what has become of it, and may do it again: it must not go on meanwhile.
+        argv = self._fill(self._settings.argv)
+        result = await run_command(argv, timeout=self._settings.timeout, outlives_us=False)
         if result.status != 0:
             raise ActionError(f"{self._settings.argv[0]} ended with {result.status}: {result.tail}")
         return result.tail or "exit 0"

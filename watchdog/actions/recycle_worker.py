@@ -15,10 +15,11 @@ from watchdog.system.proxy_api import AlreadyReplaced
 
 
 class RecycleWorkerSettings(ActionSettings):
-    """`mode`: `graceful` lets requests finish; `kill` ends the worker at once."""
+    """`mode`: `graceful` lets requests finish; `kill` ends the worker at once. The proxy counts by `reason`."""
 
     kind: Literal["recycle_worker"]
     mode: Literal["graceful", "kill"] = "graceful"
+    reason: Literal["command", "leak"] = "command"
 
 
 @actions.register(RecycleWorkerSettings)
@@ -42,7 +43,11 @@ class RecycleWorker:
         if survey["pid"] is None and self._settings.mode == "graceful":
             raise ActionError(f"worker {self._slot} has no process to drain; mode `kill` starts it at once")
         result = await self._context.proxy.recycle_worker(
-            self._slot, mode=self._settings.mode, expect_pid=survey["pid"], timeout=self._settings.timeout
+            self._slot,
+            mode=self._settings.mode,
+            expect_pid=survey["pid"],
+            timeout=self._settings.timeout,
+            reason=self._settings.reason,
         )
         if isinstance(result, AlreadyReplaced):
             return f"worker {self._slot} had been replaced before: {result.reason}"

@@ -17,6 +17,7 @@ from watchdog.core.model import Outcome
 from watchdog.errors import ActionError
 from watchdog.registry import Duration
 from watchdog.system.listed_files import Directory, ListedFile, Pattern, find, remove, still_there
+from watchdog.system.privileges import denied
 from watchdog.units import format_bytes, format_duration
 
 _TOLD = 3
@@ -73,7 +74,7 @@ class RemoveFiles:
                     if remove(file):
                         freed, count = freed + file.size, count + 1
                 except OSError as error:
-                    troubles.append(f"{file.path}: {error.strerror}")
+                    troubles.append(denied(file.path, error))
 
         try:
             await asyncio.to_thread(remove_all)

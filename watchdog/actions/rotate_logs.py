@@ -23,6 +23,7 @@ from watchdog.actions.remove_files import FileListSettings, files_of, sighting_o
 from watchdog.errors import ActionError
 from watchdog.registry import Duration
 from watchdog.system.listed_files import ListedFile, opened, unchanged
+from watchdog.system.privileges import denied
 from watchdog.units import format_bytes
 
 _CHUNK_BYTES = 1024 * 1024
@@ -65,7 +66,7 @@ class RotateLogs:
                 try:
                     saved = _compress(file, self._settings.level, stop.is_set)
                 except OSError as error:
-                    troubles.append(f"{file.path}: {error.strerror}")
+                    troubles.append(denied(file.path, error))
                     continue
                 if saved is not None:
                     freed, count = freed + saved, count + 1

@@ -5,6 +5,7 @@ The survey holds how much it took before; the effect is recognised by its taking
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Literal
 
@@ -15,9 +16,11 @@ from watchdog.core.model import Outcome
 from watchdog.errors import ActionError, ProxywatchError
 from watchdog.registry import Duration, Size
 from watchdog.system.command import run_command
+from watchdog.system.privileges import missing
 from watchdog.units import format_bytes, format_duration
 
 _USAGE = re.compile(r"take up ([0-9.]+)([BKMGTP]) in the file system")
+_FREED = re.compile(r"(?m)^Vacuuming done, freed (\S+) of archived journals from (/.*)\.$")
 _UNITS: dict[str, int] = {unit: 1024**power for power, unit in enumerate("BKMGTP")}
 _LEAST_BYTES = 8 * 1024 * 1024
 
@@ -64,7 +67,12 @@ class VacuumJournal:
             options.append(f"--vacuum-size={settings.keep_size}")
         if settings.keep_time is not None:
             options.append(f"--vacuum-time={settings.keep_time:.0f}s")
-        await self._run(*options)
+        told = {place: freed for freed, place in _FREED.findall(await self._run(*options))}
+        # Without the right to remove files journalctl says that it is done, and has freed nothing.
+        if set(told.values()) == {"0B"} and not any(os.access(place, os.W_OK, effective_ids=True) for place in told):
+            raise missing(
+                f"CAP_DAC_OVERRIDE with ReadWritePaths={min(told)}", "to remove what is the journal's, and root's"
+            )
         after = await self._usage()
         return f"the journal takes {format_bytes(after)} (it was {format_bytes(survey['bytes'])})"
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from watchdog.api import commands, heartbeats, hooks, overview, people, views
+from watchdog.api import commands, heartbeats, hooks, memory, overview, people, views
 from watchdog.api.explain import explain
 from watchdog.api.frames import frames
 from watchdog.api.history import history
@@ -41,7 +41,8 @@ _STATUS: Mapping[type[ProxywatchError], tuple[int, str]] = {
 
 
 def create_app(parts: Parts) -> Starlette:
-    """The application over one daemon. `app.state.closing`, once set, ends the event streams."""
+    """The application over one daemon. `app.state.closing`, once set, ends the event streams; `diagnoses` are the
+    tasks that look for leaks."""
     app = Starlette(
         routes=[
             Route("/v1/status", _status),
@@ -66,6 +67,7 @@ def create_app(parts: Parts) -> Starlette:
             *people.ROUTES,
             *heartbeats.ROUTES,
             *hooks.ROUTES,
+            *memory.ROUTES,
         ],
         exception_handlers={
             HTTPException: _http_error,
@@ -75,6 +77,7 @@ def create_app(parts: Parts) -> Starlette:
     )
     app.state.parts = parts
     app.state.closing = asyncio.Event()
+    app.state.diagnoses = set()
     return app
 
 

@@ -19,6 +19,8 @@ def headline(parts: Parts) -> str:
 
 
 def _troubles(parts: Parts) -> Iterator[str]:
+    if parts.refused:
+        yield f"configuration refused, the last good one is in force: {parts.refused}"
     incidents = parts.desk.unresolved
     if incidents:
         yield _named(f"{len(incidents)} unresolved incident(s)", [incident.title for incident in incidents])

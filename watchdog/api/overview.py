@@ -91,7 +91,7 @@ def status(parts: Parts, seen: Seen) -> Shape:
         "started_at": moment(parts.started_at),
         "uptime_seconds": round(now - parts.started_at, 3),
         "ready": parts.ready,
-        "config": {"file": str(parts.loaded.file), "reload_error": parts.reload_error},
+        "config": {"file": str(parts.loaded.file), "reload_error": parts.refused},
         "pauses": pauses(parts),
         "maintenance": quiet.maintenance(parts),
         "silences": quiet.silences(parts),
@@ -145,7 +145,7 @@ def _verdict(shape: Shape, alerts: list[Shape], incidents: list[Incident]) -> Sh
     warning += _counted("repair waits for approval", [f"proxywatch approve {a['run']}" for a in shape["approvals"]])
     warning += [f"paused by {p['by']}: {p['reason']}" for p in shape["pauses"]]
     if shape["config"]["reload_error"]:
-        warning.append("the last reload was refused")
+        warning.append("the configuration in place was refused, the last good one is in force")
     if not shape["ready"]:
         warning.append("starting: not every probe has measured yet")
     state = "critical" if critical else "warning" if warning else "ok"

@@ -50,8 +50,9 @@ class Parts:
     """Reads the configuration again; returns what was done, or raises ConfigError and keeps the last good one."""
     probe_now: Callable[[str], Awaitable[None]]
     """Runs one probe at once through the pipeline. KeyError for an unknown name."""
-    reload_error: str = ""
-    """Why the last reload was refused; empty after a good one."""
+    refused: str = ""
+    """Why the configuration in place was refused, at the start or by the last reload, so that the last good one is in
+    force; empty after a good one."""
     ready: bool = False
     unstarted: dict[str, str] = field(default_factory=dict)
     """Services that could not be started when the daemon began or took them over: why."""

@@ -97,7 +97,10 @@ def keep_found(
 
 
 def _piece(path: Path, content: Path, kind: str) -> Piece:
-    """`content` under the name and with the rights of `path`."""
+    """`content` under the name and with the rights of `path`. A database is never read through a symbolic link: who may
+    write beside it could have the agent hand over what only the agent can read."""
+    if kind == "database" and path.is_symlink():
+        raise BackupError(f"{path}: is a symbolic link: name the file itself")
     try:
         found = path.stat()
         with content.open("rb") as file:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from watchdog.errors import BackupError
 
 T = TypeVar("T")
 _DRAFT = ".proxywatch-new"
+_SHARED = stat.S_ISGID | stat.S_IRWXG
+"""Of a directory whose group may do there what its owner may: a file in it that changes owners is the group's too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,8 @@ class Change:
 
 def switch(changes: Sequence[Change]) -> None:
     """All of them, or none if one cannot be prepared. Rights and time of writing are as the members say, and for root
-    the owner too. Raises BackupError. Blocks for as long as copying takes."""
+    the owner too; of anybody else, in a directory that is shared with a group, it is for that group what it was for its
+    owner. Raises BackupError. Blocks for as long as copying takes."""
     drafts: list[Path] = []
     try:
         for change in changes:
@@ -85,23 +89,27 @@ def _prepare(change: Change) -> None:
             with content.open("rb") as source:
                 shutil.copyfileobj(source, out, 1024 * 1024)
         out.flush()
-        found = os.fstat(out.fileno())
-        if (found.st_uid, found.st_gid) != (member.uid, member.gid):
-            _give(out.fileno(), member)
-        os.fchmod(out.fileno(), member.mode)
+        found, mode = os.fstat(out.fileno()), member.mode
+        given = (found.st_uid, found.st_gid) == (member.uid, member.gid) or _give(out.fileno(), member)
+        if not given and draft.parent.stat().st_mode & _SHARED == _SHARED:
+            mode |= (mode & stat.S_IRWXU) >> 3
+        os.fchmod(out.fileno(), mode)
         os.utime(out.fileno(), ns=(member.modified_ns, member.modified_ns))
         os.fsync(out.fileno())
 
 
-def _give(descriptor: int, member: Member) -> None:
-    """To the member's owner. Only root may give a file away: of anybody else it stays the own, with the group that the
-    directory gives it, which is how a service of another user can go on reading its configuration."""
+def _give(descriptor: int, member: Member) -> bool:
+    """To the member's owner; whether that could be. Only root may give a file away: of anybody else it stays the own,
+    with the group that the directory gives it, which is how a service of another user can go on reading its
+    configuration."""
     try:
         os.fchown(descriptor, member.uid, member.gid)
     except OSError as error:
         # An owner that a user namespace does not know (PrivateUsers=) is an invalid argument there.
         if os.geteuid() == 0 or error.errno not in (errno.EPERM, errno.EINVAL):
             raise
+        return False
+    return True
 
 
 def replaced(member: Member, content: bytes, modified_ns: int) -> Member:

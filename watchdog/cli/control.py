@@ -6,14 +6,17 @@ import argparse
 import http.client
 import json
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from watchdog.cli.places import control_socket
 from watchdog.errors import ControlError
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
+T = TypeVar("T")
+
 _MALFORMED = frozenset({400, 422})
 
 
@@ -60,13 +63,35 @@ class Control:
         """The JSON answer of a command."""
         return self._call("POST", path, json.dumps(body or {}), timeout)
 
-    def _call(self, method: str, path: str, body: str | None, timeout: float) -> Any:
+    def follow(self, path: str, body: dict[str, object], *, timeout: float) -> Iterator[Any]:
+        """The lines of an answer that comes bit by bit, each JSON, as they come; `timeout` is for the next one. Whoever
+        stops listening hangs up."""
         connection = _UnixConnection(self.path, timeout)
         try:
-            headers = {"content-type": "application/json"} if body is not None else {}
+            response = self._begin(connection, "POST", path, json.dumps(body), timeout)
+            if response.status >= 400:
+                content = json.loads(response.read())
+                raise RefusedRequest(response.status, content.get("error", ""), content.get("hint", ""))
+            while line := self._translated(response.readline, timeout):
+                yield json.loads(line)
+        finally:
+            connection.close()
+
+    def _begin(
+        self, connection: _UnixConnection, method: str, path: str, body: str | None, timeout: float
+    ) -> http.client.HTTPResponse:
+        headers = {"content-type": "application/json"} if body is not None else {}
+
+        def ask() -> http.client.HTTPResponse:
             connection.request(method, path, body=body, headers=headers)
-            response = connection.getresponse()
-            content = json.loads(response.read())
+            return connection.getresponse()
+
+        return self._translated(ask, timeout)
+
+    def _translated(self, work: Callable[[], T], timeout: float) -> T:
+        """What `work` gives, or Unreachable with the reason."""
+        try:
+            return work()
         except FileNotFoundError:
             raise self._unreachable("there is no such socket") from None
         except ConnectionRefusedError:
@@ -75,6 +100,12 @@ class Control:
             raise self._unreachable(f"no answer within {timeout:g} s") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise self._unreachable(getattr(error, "strerror", None) or str(error)) from error
+
+    def _call(self, method: str, path: str, body: str | None, timeout: float) -> Any:
+        connection = _UnixConnection(self.path, timeout)
+        try:
+            response = self._begin(connection, method, path, body, timeout)
+            content = self._translated(lambda: json.loads(response.read()), timeout)
         finally:
             connection.close()
         if response.status >= 400:

@@ -80,7 +80,7 @@ def _show(options: argparse.Namespace) -> int:
 def story(shape: Shape, *, full: bool = False) -> Iterator[str]:
     """Header, then the timeline with offsets from the first wrong measurement, evidence folded below its line."""
     yield text.heading(f"Incident {shape['id']}: {shape['title']}")
-    yield from text.columns(_header(shape), indent=2)
+    yield from text.columns(_header(shape), indent=2, wrap_last=True)
     if shape["annotations"].get("description"):
         yield ""
         for line in text.folded(" ".join(shape["annotations"]["description"].split()), text.width() - 2):
@@ -109,6 +109,9 @@ def _header(shape: Shape) -> list[list[str]]:
         ["times", ", ".join(times)],
         ["alerts", ", ".join(shape["alertnames"])],
     ]
+    found = next((entry["text"] for entry in reversed(shape["timeline"]) if entry["kind"] == "finding"), "")
+    if found:
+        rows.append(["found", found])
     if shape["run"] is not None:
         rows.append(["now", doing(shape)])
     if shape["escalated_at"]:
@@ -132,6 +135,9 @@ def _entry(entry: Shape, size: int, full: bool) -> Iterator[str]:
     words = f"{entry['data'].get('name', '')}:" if evidence else entry["text"]
     if evidence and "\n" not in evidence.strip():
         words, evidence = f"{words} {evidence.strip()}", None
+    if kind == "finding":
+        # Its first line is the entry's own.
+        evidence = str(entry["data"].get("text", "")).partition("\n")[2]
     for index, line in enumerate(text.folded(words, max(30, text.width() - start))):
         yield (head if not index else " " * start) + line
     if evidence:

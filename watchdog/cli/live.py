@@ -125,7 +125,11 @@ def _head(shape: Shape, width: int) -> list[str]:
     first = f"{text.heading('proxywatch')}  {state}  {left}{' ' * gap}{text.paint(right, 'dim')}"
     pauses = [text.paint(line, "yellow") for line in pause_lines(shape["pauses"], shape["now"])]
     error = shape["config"]["reload_error"]
-    return [first, *pauses, *([text.paint(f"last reload refused: {error}", "red")] if error else [])]
+    return [
+        first,
+        *pauses,
+        *([text.paint(f"configuration refused, the last good one is in force: {error}", "red")] if error else []),
+    ]
 
 
 def _blocks(shape: Shape, recent: Sequence[Shape], width: int) -> Iterator[tuple[str, list[str]]]:

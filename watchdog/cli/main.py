@@ -23,6 +23,7 @@ from watchdog.cli import (
     incident,
     install,
     maintenance,
+    memory,
     pause,
     playbook,
     probe,
@@ -40,7 +41,7 @@ from watchdog.release import __version__
 
 NOUNS = (
     *(run, status, check, probe, rules, alerts, incident, history, explain),
-    *(playbook, decide, silence, maintenance, heartbeat, query, backup, pause, config, doctor, install, tell),
+    *(playbook, decide, silence, maintenance, heartbeat, query, memory, backup, pause, config, doctor, install, tell),
 )
 INTERRUPTED = 130
 

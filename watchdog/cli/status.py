@@ -43,7 +43,8 @@ def lines(shape: Shape) -> Iterator[str]:
     if shape["storm"]:
         yield text.shortened(f"suspect the observer: {shape['storm']['text']}", text.width())
     if shape["config"]["reload_error"]:
-        yield f"last reload refused: {shape['config']['reload_error']}"
+        yield f"configuration refused, the last good one is in force: {shape['config']['reload_error']}"
+        yield "  put it right (`proxywatch config check` says where it is wrong), then `proxywatch reload`"
     if shape["approvals"]:
         yield from _block("waits for `proxywatch approve|deny RUN`", text.columns(_asking(shape), indent=2))
     if shape["services"]:

@@ -40,13 +40,7 @@ _AGENT = (
     ),
     # The secrets of llm-proxy are handed to its unit alone, and the agent has to judge without.
     _Change(r"(?m)^(      check: \[llm-proxy, config, check)(, \"\{file\}\"\])", r"\g<1>, --without-secrets\g<2>"),
-    # What is in the state directory of another user cannot be read, and must not be promised.
-    _Change(
-        r"(?m)^      databases: .*\n",
-        "      # what llm-proxy keeps for itself alone is not archived: docs/installation.md\n",
-    ),
-    _Change(r"(?m)^      (?:temporary|cache):.*\n(?:        - .*\n)+", "", must=False),
-    # While the service is stopped its port is held by the socket unit.
+    # The socket unit gives its port up a moment after the service has stopped.
     _Change(r", ports: \[8000\]", "", must=False),
 )
 

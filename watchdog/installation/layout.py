@@ -21,7 +21,13 @@ UNITS = (SOCKET, PROXY, AGENT)
 PROGRAMS = ("llm-proxy", "proxywatch")
 USERS = ("llm-proxy", "proxywatch")
 
-CONFIGURATION = ("/etc/llm-proxy", "/etc/proxywatch")
+CREDENTIALS = {
+    "/etc/llm-proxy/credentials": "/etc/credstore/llm-proxy",
+    "/etc/proxywatch/credentials": "/etc/credstore/proxywatch",
+}
+"""Where secrets once were, below a directory that the agent may write in, and where they are: systemd's own place for
+them, in which root alone decides what it hands to whom."""
+CONFIGURATION = ("/etc/llm-proxy", "/etc/proxywatch", *CREDENTIALS.values())
 DATA = ("/var/lib/llm-proxy", "/var/lib/proxywatch", "/var/log/llm-proxy", "/var/log/proxywatch", ARCHIVES)
 
 _PLACES = {

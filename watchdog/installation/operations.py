@@ -139,9 +139,11 @@ def _refuse_overridden(world: World) -> None:
 
 
 def _admin_key(world: World, release: Release) -> str:
-    """The one that is there, else a new one."""
-    there = world.read(key_place(release))
-    return there.decode().strip() if there else secrets.token_urlsafe(_KEY_BYTES)
+    """The one that is there, where it is now or where an older release had it; else a new one."""
+    place = key_place(release)
+    former = [f"{old}/{layout.ADMIN_KEY}" for old in layout.CREDENTIALS]
+    found = next((key for path in (place, *former) if (key := world.read(path)) is not None), None)
+    return found.decode().strip() if found else secrets.token_urlsafe(_KEY_BYTES)
 
 
 def _remember(world: World, release: Release, environment: Environment) -> None:

@@ -13,6 +13,7 @@ from watchdog.installation.environment import BuildEnvironment
 from watchdog.installation.gate import Gate, Judge
 from watchdog.installation.layout import Environment, place_of_configuration, place_of_system_file
 from watchdog.installation.release import Release
+from watchdog.installation.secrets_step import MoveSecrets
 from watchdog.installation.steps import (
     Link,
     MakeSecret,
@@ -66,19 +67,25 @@ def installation(
     changes += [PutFile(path, content) for path, content in system.items()]
     if live:
         changes += _users_and_directories(system)
+    if before is not None:
+        changes += [MoveSecrets(old, new) for old, new in layout.CREDENTIALS.items()]
     changes.append(MakeSecret(key_file, admin_key.encode() + b"\n"))
     # An image has no owners yet; the directory is closed to others when it has.
     mode = 0o640 if live else 0o644
     changes += [PutFile(path, content, mode) for path, content in configuration.items()]
     if before is not None:
         wanted = {*system, *configuration, key_file}
-        gone = [path for path in before.files if path not in wanted and not path.endswith(".new")]
+        kept = (
+            ".new",
+            f"/credentials/{layout.ADMIN_KEY}",
+        )  # the former goes with its directory, when all has gone well
+        gone = [path for path in before.files if path not in wanted and not path.endswith(kept)]
         changes += [RemoveFile(path) for path in sorted(gone)]
     changes.append(Judge(environment))
     # Last, for whatever is begun from here on runs the new release.
     changes += _links(environment)
     settling = _settling(system, environment) if live else (Enable(layout.UNITS),)
-    clearing = () if before is None else tuple(RemoveTree(tree) for tree in _outdated(before, environment))
+    clearing = () if before is None else tuple(map(RemoveTree, (*layout.CREDENTIALS, *_outdated(before, environment))))
     return Plan(tuple(changes), settling, clearing)
 
 

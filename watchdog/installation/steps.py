@@ -96,7 +96,7 @@ class PutFile:
         ours = now is None or world.record.files.get(self.path) == digest(now)
         path = self.path if ours else self._beside
         before, written = world.read(path), world.record.files.get(path)
-        times = None if before is None else world.at(path).stat()
+        times = None if before is None else world.at(path).lstat()
         world.write(path, self.content, self.mode)
 
         def undo() -> None:
@@ -105,7 +105,7 @@ class PutFile:
                 return
             world.write(path, before, self.mode)
             # A process that was started with it has no reason to be started again.
-            os.utime(world.at(path), ns=(times.st_atime_ns, times.st_mtime_ns))
+            os.utime(world.at(path), ns=(times.st_atime_ns, times.st_mtime_ns), follow_symlinks=False)
             if written is None:
                 del world.record.files[path]
 
@@ -192,7 +192,7 @@ class RemoveFile:
 
     def do(self, world: World) -> Undo | None:
         before = world.read(self.path)
-        mode = stat.S_IMODE(world.at(self.path).stat().st_mode)
+        mode = stat.S_IMODE(world.at(self.path).lstat().st_mode)
         world.remove(self.path)
         return None if before is None else lambda: world.write(self.path, before, mode)
 
@@ -275,4 +275,6 @@ class RemoveTree:
         remove_tree(world.at(self.path))
         if self.path in world.record.trees:
             world.record.trees.remove(self.path)
+        for path in [path for path in world.record.files if path.startswith(f"{self.path}/")]:
+            del world.record.files[path]
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,13 @@ from watchdog.installation.world import COMMAND_SECONDS, World
 
 CATALOGUE = "/var/lib/systemd/catalog/database"
 _START_SECONDS = 120.0
-_JOURNAL_LINES = 20
+_JOURNAL_LINES = 80
+_TELLING_LINES = 6
+_CHATTER = re.compile(
+    r": (?:Unknown key|Consumed|Scheduled restart job|Deactivated|Triggering OnFailure|Failed with result)"
+    r"|^(?:Start|Stopp)(?:ed|ing) |Failed to start |Start request repeated|^\s+File \"|^\s+[\^~]+\s*$"
+)
+"""What systemd says of any failure, and where in a program it came by; neither is the reason."""
 
 
 def properties(world: World, unit: str, *names: str) -> dict[str, str]:
@@ -31,10 +38,19 @@ def ask(world: World, *argv: str, seconds: float = COMMAND_SECONDS, hint: str = 
 
 
 def last_words(world: World, unit: str) -> str:
-    """The end of a unit's journal, for whoever has to find out why it failed."""
-    argv = ("journalctl", "--quiet", "--no-pager", "--output=short", f"--lines={_JOURNAL_LINES}", f"--unit={unit}")
-    said = world.command(argv, COMMAND_SECONDS).output.strip()
-    return f"the end of the journal of {unit}:\n{said or '(nothing)'}"
+    """The telling lines at the end of a unit's journal, for whoever has to find out why it failed."""
+    argv = ("journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={_JOURNAL_LINES}", f"--unit={unit}")
+    told = telling(world.command(argv, COMMAND_SECONDS).output.splitlines())
+    return "\n".join((f"{unit} said last (all of it: journalctl -u {unit}):", *(told or ["(nothing)"])))
+
+
+def telling(lines: Sequence[str]) -> list[str]:
+    """The last few lines that are no chatter, each once, however often a unit that is started again and again says it;
+    all of the last few if there is nothing else."""
+    said = [line for line in lines if line.strip()]
+    own = [line for line in said if not _CHATTER.search(line)] or said
+    once = list(dict.fromkeys(reversed(own)))
+    return once[:_TELLING_LINES][::-1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import shutil
-import stat
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,12 +16,14 @@ from pathlib import Path
 from watchdog.clock import Clock, SystemClock
 from watchdog.errors import InstallationError
 from watchdog.installation.layout import RECORD
+from watchdog.installation.reach import open_directory, parent_of, read_file
 
 COMMAND_SECONDS = 60.0
 _STANDARD = frozenset(
     {
         "/",
         "/etc",
+        "/etc/credstore",
         "/opt",
         "/usr",
         "/usr/local",
@@ -116,7 +117,7 @@ class World:
     def read(self, path: str) -> bytes | None:
         """A file's content; None if there is none. Raises InstallationError for what is no readable file."""
         try:
-            return self.at(path).read_bytes()
+            return read_file(self.root, path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -125,42 +126,30 @@ class World:
     def write(self, path: str, content: bytes, mode: int) -> None:
         """Puts a file there in one piece. Its directories are made; InstallationError also for a way that leads through
         a symbolic link which is not root's."""
-        self.make_way(str(Path(path).parent))
-        target = self.at(path)
-        draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-        try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+        def make(draft: str, directory: int) -> None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(draft, flags, 0o600, dir_fd=directory)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 os.fchmod(file.fileno(), mode)
                 file.flush()
                 os.fsync(file.fileno())
-            draft.replace(target)
-        except OSError as error:
-            with suppress(OSError):
-                draft.unlink()
-            raise InstallationError(f"{path} cannot be written: {error.strerror}") from error
+
+        self._put(path, make, "written")
         self.record.files[path] = digest(content)
 
     def link(self, path: str, target: str) -> None:
         """Makes or turns a symbolic link in one piece."""
-        self.make_way(str(Path(path).parent))
-        place = self.at(path)
-        draft = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-        try:
-            draft.symlink_to(target)
-            draft.replace(place)
-        except OSError as error:
-            with suppress(OSError):
-                draft.unlink()
-            raise InstallationError(f"{path} cannot be linked: {error.strerror}") from error
+        self._put(path, lambda draft, directory: os.symlink(target, draft, dir_fd=directory), "linked")
         self.record.links[path] = target
 
     def remove(self, path: str) -> None:
         """Removes a file or a link, there or not, and forgets it."""
         try:
-            self.at(path).unlink(missing_ok=True)
-        except NotADirectoryError:
+            with parent_of(self.root, path) as (directory, name):
+                os.unlink(name, dir_fd=directory)
+        except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:
             raise InstallationError(f"{path} cannot be removed: {error.strerror}") from error
@@ -185,25 +174,34 @@ class World:
 
     def make_way(self, directory: str) -> None:
         """Makes a directory and those above it that are missing. Raises InstallationError."""
-        missing: list[str] = []
-        for part in reversed([directory, *map(str, Path(directory).parents)]):
-            place = self.at(part)
-            try:
-                found = place.lstat()
-            except FileNotFoundError:
-                missing.append(part)
-                continue
-            if stat.S_ISLNK(found.st_mode) and found.st_uid not in (0, os.geteuid()):
-                raise InstallationError(
-                    f"{part} is a symbolic link of user {found.st_uid}; nothing is written through it"
-                )
-        for part in missing:
-            try:
-                self.at(part).mkdir(mode=0o755)
-            except OSError as error:
-                raise InstallationError(f"{part} cannot be made: {error.strerror}") from error
-            if part not in _STANDARD and part not in self.record.directories:
-                self.record.directories.append(part)
+        os.close(self._opened(directory))
+
+    def _opened(self, directory: str) -> int:
+        """A descriptor of a directory, which is made if it has to be."""
+
+        def note(made: str) -> None:
+            if made not in _STANDARD and made not in self.record.directories:
+                self.record.directories.append(made)
+
+        try:
+            return open_directory(self.root, directory, made=note)
+        except OSError as error:
+            raise InstallationError(f"{directory} cannot be made: {error.strerror}") from error
+
+    def _put(self, path: str, make: Callable[[str, int], None], done: str) -> None:
+        """Makes something beside a path, and gives it the path's name."""
+        name = Path(path).name
+        draft = f".{name}.{secrets.token_hex(4)}"
+        directory = self._opened(str(Path(path).parent))
+        try:
+            make(draft, directory)
+            os.replace(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except OSError as error:
+            with suppress(OSError):
+                os.unlink(draft, dir_fd=directory)
+            raise InstallationError(f"{path} cannot be {done}: {error.strerror}") from error
+        finally:
+            os.close(directory)
 
 
 def remove_tree(place: Path) -> None:

@@ -7,6 +7,7 @@ stand beside the file. Each problem is one ConfigError: file, line, key, what is
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from watchdog.registry import Settings
 from watchdog.units import parse_duration
 from watchdog.yamlfile import Document, Location, load, validate
 
+_CREDENTIALS = Path("/run/credentials")
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _GO_DURATION = re.compile(r"(?=\d)(?:\d+w)?(?:\d+d)?(?:\d+h)?(?:\d+m)?(?:\d+s)?(?:\d+ms)?")
 _KINDS_NOT_YET = frozenset(
@@ -113,8 +115,9 @@ class RoutesConfig:
     inhibit_rules: tuple[InhibitRule, ...]
 
 
-def load_routes(path: Path) -> RoutesConfig:
-    """Reads and checks the whole file. Raises ConfigError for the first problem."""
+def load_routes(path: Path, base: Path | None = None) -> RoutesConfig:
+    """Reads and checks the whole file. Raises ConfigError for the first problem. `base`: where files that it names
+    stand, if not beside it."""
     notifiers.discover(watchdog.notifiers)
     document = load(path)
     data = _mapping(document, document.data, ())
@@ -122,7 +125,7 @@ def load_routes(path: Path) -> RoutesConfig:
     for name in data:
         if name not in _SECTIONS | _SECTIONS_NOT_YET:
             raise _problem(document, (name,), f"unknown key; expected one of {', '.join(sorted(_SECTIONS))}")
-    base = path.parent
+    base = base or path.parent
     defaults = _validated(Defaults, document, data.get("global") or {}, ("global",), Defaults.not_yet, base)
     receivers = dict(_receivers(document, data.get("receivers") or [], defaults, base))
     return RoutesConfig(
@@ -264,12 +267,19 @@ def _anchored(document: Document, model: M, at: Location, base: Path) -> M:
     for name in type(model).model_fields:
         value = getattr(model, name)
         if isinstance(value, Path):
-            changed[name] = path = base / value.expanduser()
+            changed[name] = path = _handed(base / value.expanduser())
             public: frozenset[str] = getattr(model, "public_files", NotifierSettings.public_files)
             _check_file(document, (*at, name), path, secret=name not in public)
         elif isinstance(value, Settings):
             changed[name] = _anchored(document, value, (*at, name), base)
     return model.model_copy(update=changed) if changed else model
+
+
+def _handed(path: Path) -> Path:
+    """A credential that systemd hands to another unit means the one of that name that it hands to this process: the
+    agent and `proxywatch-failure@` are given the same, and use the same routes."""
+    own = os.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(own) / path.name if own and path.parent.parent == _CREDENTIALS else path
 
 
 def _check_file(document: Document, at: Location, path: Path, *, secret: bool) -> None:

@@ -25,6 +25,7 @@ from watchdog.core.model import Alert, AlertState, Labels, fingerprint
 from watchdog.core.routing import Delivery, Notice
 from watchdog.errors import DeliveryError
 from watchdog.notifiers import BusyReceiverError, Defaults, NotifierContext, NotifierSettings, notifiers, secret_text
+from watchdog.notifiers.wording import finding
 from watchdog.registry import Settings
 from watchdog.system.http import HttpError
 
@@ -210,6 +211,7 @@ def _entry(
         "proxywatch_incident": str(notice.incident_id),
         "proxywatch_notice": str(notice.kind),
         "proxywatch_reason": notice.reason,
+        "proxywatch_finding": finding(notice),
     }
     return {
         "status": "firing" if ended is None else "resolved",

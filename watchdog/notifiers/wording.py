@@ -23,6 +23,8 @@ WORDS = {
     NoticeKind.HEALED: "HEALED",
 }
 EVIDENCE_KIND = "evidence"
+FINDING_KIND = "finding"
+_WITH_TEXT = (EVIDENCE_KIND, FINDING_KIND)
 TRIED_KINDS = frozenset(
     {"run", "intent", "done", "failed", "not_done", "unknown", "reconciled", "resumed", "refused", "verified"}
     | {"cancelled", "unhandled"}
@@ -76,19 +78,27 @@ def verdict(notice: Notice) -> str:
         case NoticeKind.OPENED:
             return "Nothing repairs this by itself; please look at it."
         case NoticeKind.HEALED:
-            return f"Repaired without you after {lasted}; nothing to do."
+            rest = "what was found is for a programmer, by day" if finding(notice) else "nothing to do"
+            return f"Repaired without you after {lasted}; {rest}."
         case NoticeKind.RESOLVED:
             return f"It is over after {lasted}; nothing to do."
 
 
+def finding(notice: Notice) -> str:
+    """What was found of the cause, in one line; empty if nothing was."""
+    return next((_one_line(entry.text) for entry in reversed(notice.story) if entry.kind == FINDING_KIND), "")
+
+
 def sections(notice: Notice) -> tuple[Section, ...]:
-    """Why, what is wrong, what happened, what was tried, evidence, what to do: those that have something to say."""
+    """Why, what was found, what is wrong, what happened, what was tried, evidence, what to do: those that are not
+    empty."""
     told = notice.annotation.get("description", "").strip()
     why = "Why you are told" if notice.status == "firing" else "How it ended"
     candidates = (
         Section(why, tuple(Line("", _one_line(text)) for text in (notice.reason,) if text)),
+        Section("What was found", tuple(_evidence(e) for e in notice.story if e.kind == FINDING_KIND)),
         Section("What is wrong", tuple(Line("", _one_line(part)) for part in told.split("\n\n") if part)),
-        Section("What happened", _lines(e for e in notice.story if e.kind != EVIDENCE_KIND and not _is_ours(e))),
+        Section("What happened", _lines(e for e in notice.story if e.kind not in _WITH_TEXT and not _is_ours(e))),
         Section("What was tried", _lines(filter(_is_ours, notice.story))),
         Section("Evidence", tuple(_evidence(e) for e in notice.story if e.kind == EVIDENCE_KIND)),
         Section("What to do", tuple(Line("", _one_line(step)) for step in notice.advice)),
@@ -125,9 +135,12 @@ def _lines(entries: Iterable[TimelineEntry]) -> tuple[Line, ...]:
 
 
 def _evidence(entry: TimelineEntry) -> Line:
-    """The whole text stands in the entry's `text` where there is one; any other data is listed by name."""
+    """The whole text stands in the entry's `text` where there is one, a finding's with its first line twice; any other
+    data is listed by name."""
     head, _, rest = entry.text.strip().partition("\n")
     whole = entry.data.get("text")
+    if entry.kind == FINDING_KIND and isinstance(whole, str):
+        whole = whole.partition("\n")[2]
     block = (
         whole if isinstance(whole, str) else "\n".join([rest, *(f"{n}: {_shown(v)}" for n, v in entry.data.items())])
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from watchdog.actions import Action, ActionContext, ActionSettings, actions
+from watchdog.actions import Action, ActionContext, ActionSettings, Survey, actions
 from watchdog.clock import Clock
 from watchdog.core.model import Outcome
 from watchdog.errors import ProxywatchError
@@ -15,6 +16,8 @@ from watchdog.playbooks.schema import Rung
 from watchdog.store.runs import Effect, Run, Runs
 from watchdog.units import format_duration
 
+FINDING = "finding"
+"""The kind of a story's line that tells a cause rather than an effect; its `text` is the whole."""
 LOOK_SECONDS = 15.0
 """How long a look at the world may take before it has told nothing."""
 
@@ -29,6 +32,21 @@ class Effects:
         self._runs = runs
         self._context = context
         self._clock = clock
+        self._under_way = 0
+        self._concluded = asyncio.Event()
+        self._ending = False
+
+    async def end(self, finish_seconds: float, advanced: Callable[[], None]) -> None:
+        """Begins no effect any more, and waits so long for those that are under way, which lasts as long as they do:
+        half done is worse than late. `advanced` is called every second meanwhile."""
+        self._ending = True
+        deadline = asyncio.get_running_loop().time() + finish_seconds
+        while self._under_way and (left := deadline - asyncio.get_running_loop().time()) > 0:
+            advanced()
+            self._concluded.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(1.0, left)):
+                    await self._concluded.wait()
 
     def done(self, run: Run, rung: Rung, attempt: int) -> dict[int, Effect]:
         """By step: what this attempt has tried and what was not proven undone."""
@@ -76,6 +94,8 @@ class Effects:
             why = str(error) or f"no answer within {format_duration(LOOK_SECONDS)}"
             self._desk.tell(run.incident_id, "failed", f"{kind_of(step)}: cannot survey: {why}")
             return Outcome.FAILED, why
+        if self._ending:
+            await asyncio.get_running_loop().create_future()  # the run is about to be cancelled
         if not leave():
             return None
         with self._desk.transaction():
@@ -93,31 +113,47 @@ class Effects:
             if run.incident_id is not None:
                 self._desk.acted(run.incident_id)
             self._desk.tell(run.incident_id, "intent", does, {"key": effect.key, "survey": dict(survey)})
+        self._under_way += 1
         try:
-            async with asyncio.timeout(step.timeout):
+            return await self._carry_out(run, effect, action, survey, timeout=step.timeout, last=last)
+        finally:
+            self._under_way -= 1
+            self._concluded.set()
+
+    async def _carry_out(
+        self, run: Run, effect: Effect, action: Action, survey: Survey, *, timeout: float, last: bool
+    ) -> tuple[Outcome, str]:
+        """What was just recorded as intended, until its result is."""
+        try:
+            async with asyncio.timeout(timeout):
                 note = await action.perform(survey)
             outcome = Outcome.DONE
         except TimeoutError:
-            outcome, note = Outcome.FAILED, f"not done after {format_duration(step.timeout)}"
+            outcome, note = Outcome.FAILED, f"not done after {format_duration(timeout)}"
         except (ProxywatchError, OSError) as error:
             outcome, note = Outcome.FAILED, str(error)
         if outcome is Outcome.FAILED and not last:
             seen, sight = await self._look(run, effect)
             if seen is not Outcome.UNKNOWN:
                 outcome, note = seen, f"{note}; looked again: {sight}"
+        found, note = note, note.partition("\n")[0]
         with self._desk.transaction():
             self._runs.conclude(effect, outcome, note, self._clock.now())
             self._desk.tell(run.incident_id, str(outcome), note, {"key": effect.key})
+            if found != note:
+                self._desk.tell(run.incident_id, FINDING, note, {"name": effect.action, "run": run.id, "text": found})
         return outcome, note
 
     def _within(self, run: Run) -> ActionContext:
         """What the run's actions may touch; numbers of runs begin anew with a new store, so its time names it too."""
         return replace(self._context(run.target, run.labels), run=f"{run.id}-{run.started_at:.0f}")
 
-    async def reconcile(self, run: Run) -> None:
-        """Looks at the world for every effect of a run whose end nobody wrote down, and writes what is there."""
+    async def reconcile(self, run: Run, advanced: Callable[[], None] = lambda: None) -> None:
+        """Looks at the world for every effect of a run whose end nobody wrote down, and writes what is there.
+        `advanced` is called before each look."""
         for effect in self._runs.effects_of(run.id):
             if effect.outcome is None:
+                advanced()
                 outcome, note = await self._look(run, effect)
                 with self._desk.transaction():
                     self._runs.conclude(effect, outcome, f"reconciled: {note}", self._clock.now())

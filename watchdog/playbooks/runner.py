@@ -150,12 +150,13 @@ class Runner:
         self._spawn(run, playbook)
         return run
 
-    async def resume(self) -> None:
-        """After a start: looks at the world for every effect that was left open, then lets each run go on."""
+    async def resume(self, advanced: Callable[[], None] = lambda: None) -> None:
+        """After a start: looks at the world for every effect that was left open, then lets each run go on. `advanced`
+        is called before each look."""
         left = self._runs.unended()
         for run in left:
             try:
-                await self._effects.reconcile(run)
+                await self._effects.reconcile(run, advanced)
             except StoreError as error:
                 # A disk that is full at the start is no reason to end; `_drive` looks again.
                 log.critical("run %s cannot be reconciled yet: %s", run.id, error)
@@ -205,8 +206,10 @@ class Runner:
             self._runs.end(run, "cancelled", self._clock.now())
             self._desk.advance(run.incident_id, IncidentEvent.RUN_ENDED)
 
-    async def stop(self) -> None:
-        """Ends the tasks; the runs stay as they are in the store and go on at the next start."""
+    async def stop(self, finish_seconds: float = 0.0, advanced: Callable[[], None] = lambda: None) -> None:
+        """Ends the tasks; the runs stay as they are in the store and go on at the next start. Steps that are being done
+        get `finish_seconds` to end, and `advanced` is called meanwhile; none is begun any more."""
+        await self._effects.end(finish_seconds, advanced)
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from pydantic import Field
@@ -14,6 +15,7 @@ from watchdog.core.model import Measurement, Sample, labels_of
 from watchdog.errors import ProbeError
 from watchdog.registry import Duration, Registry, Settings
 from watchdog.system.http import HttpClient
+from watchdog.system.memory_agent import MemoryAgent, MemoryAgents
 from watchdog.system.proxy_api import ProxyApi, ProxyEndpoint
 from watchdog.system.services import ServiceController
 from watchdog.system.systemd.bus import SystemBus
@@ -60,6 +62,8 @@ class ProbeContext:
     memory: Memory | None = None
     bus: SystemBus | None = None
     """The system bus, for what systemd announces; None without a daemon."""
+    agent_sockets: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    """By service: sockets of memory agents in services that are no llm-proxy."""
 
     def proxy_api(self, service: str | None) -> ProxyApi:
         """The llm-proxy of the probe's service. Raises ProbeError (permanent) if there is none."""
@@ -68,6 +72,13 @@ class ProbeContext:
             wanted = f"service {service!r} has no `proxy`" if service else "the probe names no service"
             raise ProbeError(f"{wanted}, so where its llm-proxy answers is unknown", permanent=True)
         return ProxyApi(endpoint, self.http)
+
+    async def memory_agents(self, service: str | None) -> tuple[MemoryAgent, ...]:
+        """The memory agents of the probe's service that can be asked now. Raises ProbeError, a permanent one if the
+        service has none."""
+        if not service:
+            raise ProbeError("the probe names no service, so whose memory it looks at is unknown", permanent=True)
+        return await MemoryAgents(self.http, self.proxies, self.agent_sockets).of(service)
 
 
 class Probe(Protocol):

@@ -1,11 +1,16 @@
 """`journal`: follows systemd's journal, and counts the entries that match by message id, field or text.
 
 `journal_matches_total{journal,match}` for each match, `journal_entries_total{journal}` and `journal_following{journal}`
-(0/1); `journal` is the probe's name. A match is emitted at once; the note is the last matching entry. It begins where
-an earlier life of this agent stopped, if the agent keeps a memory for it, else with what is written from now on.
-Matches that come by default: `unit_failed` (a unit went to failed), `unit_start_failed` (a start job failed) and
-`coredump`. Rules read the counts; those that are shipped know these three, and any match of a probe with the label
-`severity: warning` or `critical`.
+(0/1); `journal` is the probe's name. Of a match that says by which field it is told whom an entry is about also
+`journal_unit_matches_total{journal,match,unit}` and `journal_match_timestamp_seconds{journal,match,unit}` (when the
+last one was written), for the 32 units that it was lately about. A match is emitted at once; the note is the last
+matching entry. It begins where an earlier life of this agent stopped, if the agent keeps a memory for it, else with
+what is written from now on.
+Matches that come by default, of what systemd itself says: `unit_failed`, `unit_start_failed` (a start job failed),
+`unit_restarting` (it is about to start it again), `unit_watchdog` (it gave no sign of life in time),
+`unit_out_of_memory` (the kernel killed a process of it), `unit_oomd_kill` (systemd-oomd did) and `coredump`. Rules
+read the counts; those that are shipped know these, and any match of a probe with the label `severity: warning` or
+`critical`.
 Fails while `journalctl` does not run: it is not installed (it comes with systemd), or it may not read the journal (the
 user of this agent belongs into the group systemd-journal). It is started again every five seconds.
 """
@@ -18,7 +23,8 @@ import json
 import os
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -35,6 +41,9 @@ _REMEMBER_EVERY_SECONDS = 5.0
 _LONGEST_ENTRY = 1024 * 1024
 _SEARCHED_CHARACTERS = 4096
 _SHOWN_CHARACTERS = 200
+_MOST_UNITS = 32
+_LONGEST_UNIT = 255
+"""systemd's own UNIT_NAME_MAX."""
 
 
 class JournalMatch(Settings):
@@ -47,6 +56,8 @@ class JournalMatch(Settings):
     """As in syslog: 3 takes errors and worse."""
     text: Pattern | None = None
     """Searched in MESSAGE."""
+    by: str = Field("", pattern=r"^(_?[A-Z][A-Z0-9_]{0,62})?$")
+    """The field that names the unit which an entry is about: the label `unit`."""
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -67,10 +78,21 @@ class JournalMatch(Settings):
         return self.text is None or re.search(self.text, message_of(entry)[:_SEARCHED_CHARACTERS]) is not None
 
 
+def _of_systemd(message_id: str, **fields: str) -> JournalMatch:
+    """What systemd says of a unit, and nobody else: any program may write such an id."""
+    return JournalMatch(message_id=message_id, fields={"_PID": "1", **fields}, by="UNIT")
+
+
+_FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
+# From systemd's own catalogue (`journalctl --list-catalog`) and sd-messages.h.
 _DEFAULT_MATCHES = {
-    "unit_failed": JournalMatch(message_id="d9b373ed55a64feb8242e02dbe79a49c"),
-    "unit_start_failed": JournalMatch(message_id="be02cf6855d2428ba40df7e9d022f03d"),
-    "coredump": JournalMatch(message_id="fc2e22bc6ee647b6b90729ab34a250b1"),
+    "unit_failed": _of_systemd(_FAILED),
+    "unit_start_failed": _of_systemd("be02cf6855d2428ba40df7e9d022f03d"),
+    "unit_restarting": _of_systemd("5eb03494b6584870a536b337290809b3"),
+    "unit_watchdog": _of_systemd(_FAILED, UNIT_RESULT="watchdog"),
+    "unit_out_of_memory": _of_systemd("fe6faa94e7774663a0da52717891d8ef"),
+    "unit_oomd_kill": JournalMatch(message_id="d989611b15e44c9dbf31e3c81256e4ed", by="UNIT"),
+    "coredump": JournalMatch(message_id="fc2e22bc6ee647b6b90729ab34a250b1", by="COREDUMP_UNIT"),
 }
 
 
@@ -93,6 +115,7 @@ class JournalProbe:
         self._context = context
         self._labels: Labels = labels_of(journal=context.name)
         self._matches = dict.fromkeys(settings.matches, 0)
+        self._units: dict[tuple[str, str], _Seen] = {}
         self._entries = 0
         self._fact = f"journal_cursor:{context.name}"
         self._cursor: str | None = None
@@ -135,9 +158,9 @@ class JournalProbe:
     async def _follow(self, emit: Emit) -> None:
         """One journalctl, until it ends; then `_trouble` says why."""
         start = ("--after-cursor", self._cursor) if self._cursor else ("--lines", "0")
-        fields = {"MESSAGE", "MESSAGE_ID", "PRIORITY"}.union(
-            *(match.fields for match in self._settings.matches.values())
-        )
+        matches = self._settings.matches.values()
+        fields = {"MESSAGE", "MESSAGE_ID", "PRIORITY"}.union(*(match.fields for match in matches))
+        fields.update(match.by for match in matches if match.by)
         wanted = ("--output", "json", "--output-fields", ",".join(sorted(fields)), "--all")
         argv = (*self._settings.journalctl, *wanted, "--follow", "--quiet", *start)
         try:
@@ -192,8 +215,28 @@ class JournalProbe:
         found = [name for name, match in self._settings.matches.items() if match.holds(entry)]
         for name in found:
             self._matches[name] += 1
+            self._tell_unit(name, entry)
             self._last = f"{name}: {message_of(entry)[:_SHOWN_CHARACTERS]}"
         return bool(found)
+
+    def _tell_unit(self, match: str, entry: Mapping[str, Any]) -> None:
+        """The units that were longest not spoken of give way: names come from outside, and must not become endless."""
+        by = self._settings.matches[match].by
+        unit = entry.get(by, "")
+        if not by or not isinstance(unit, str) or len(unit) > _LONGEST_UNIT:
+            return
+        seen = self._units.pop((match, unit), _Seen())
+        self._units[match, unit] = _Seen(seen.count + 1, self._written_at(entry))
+        mine = [key for key in self._units if key[0] == match]
+        if len(mine) > _MOST_UNITS:
+            del self._units[mine[0]]
+
+    def _written_at(self, entry: Mapping[str, Any]) -> float:
+        """In the agent's clock, which steps with nobody's."""
+        written = str(entry.get("__REALTIME_TIMESTAMP", ""))
+        clock = self._context.clock
+        age = clock.wall() - int(written) / 1e6 if written.isdecimal() else 0.0
+        return clock.now() - max(0.0, age)
 
     async def _keep_place(self) -> None:
         while True:
@@ -219,9 +262,24 @@ class JournalProbe:
         journal = dict(self._labels)
         return (
             *(Sample("journal_matches_total", n, labels_of(journal, match=name)) for name, n in self._matches.items()),
+            *self._unit_samples(),
             Sample("journal_entries_total", self._entries, self._labels),
             Sample("journal_following", float(self._following), self._labels),
         )
+
+    def _unit_samples(self) -> Iterator[Sample]:
+        for (match, unit), seen in self._units.items():
+            labels = labels_of(dict(self._labels), match=match, unit=unit)
+            yield Sample("journal_unit_matches_total", seen.count, labels)
+            yield Sample("journal_match_timestamp_seconds", seen.written_at, labels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """How often a match was about a unit, and when last."""
+
+    count: int = 0
+    written_at: float = 0.0
 
 
 def message_of(entry: Mapping[str, Any]) -> str:

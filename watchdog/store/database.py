@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from watchdog.errors import StoreError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 HINT = "check owner, free space and integrity; the file can be moved aside, which forgets all history"
-
+MIGRATION_STEPS = 100_000
+"""So many of SQLite's instructions, a few milliseconds, lie between two signs that a migration goes on."""
 
 Stamp = tuple[int, int]
 
@@ -26,8 +27,9 @@ class Database:
     from the end, unless they were flushed: what must not be forgotten once something is begun asks for `flush`.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Opens and migrates `path`, making its directory. Raises StoreError with a hint if that cannot be."""
+    def __init__(self, path: Path, advanced: Callable[[], None] | None = None) -> None:
+        """Opens and migrates `path`, making its directory. Raises StoreError with a hint if that cannot be. `advanced`
+        is called every now and then while a migration that takes long goes on."""
         self.path = path
         self._rollbacks = 0
         self._flush_wanted = False
@@ -42,7 +44,9 @@ class Database:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute("PRAGMA foreign_keys=ON")
+            self._connection.set_progress_handler(advanced, MIGRATION_STEPS)
             self._migrate()
+            self._connection.set_progress_handler(None, 0)
         except (sqlite3.Error, StoreError) as error:
             self._connection.close()
             if isinstance(error, StoreError):

@@ -80,9 +80,14 @@ class Incidents:
         return self._lines("WHERE incident_id = ? ORDER BY id", incident_id)
 
     def end_of_story(self, incident_id: int, lines: int) -> list[TimelineEntry]:
-        """The last lines of an incident's story without its notices, oldest first."""
-        rest = "WHERE incident_id = ? AND kind != 'notice' ORDER BY id DESC LIMIT ?"
-        return self._lines(rest, incident_id, lines)[::-1]
+        """The last lines of an incident's story without its notices, oldest first; what was found last of a cause is
+        among them however long ago that was."""
+        rest = (
+            "WHERE incident_id = ?1 AND kind != 'notice' AND (id IN (SELECT id FROM timeline WHERE incident_id = ?1"
+            " AND kind != 'notice' ORDER BY id DESC LIMIT ?2) OR id = (SELECT max(id) FROM timeline"
+            " WHERE incident_id = ?1 AND kind = 'finding')) ORDER BY id"
+        )
+        return self._lines(rest, incident_id, lines)
 
     def evidence_since(self, incident_id: int, since: float) -> list[TimelineEntry]:
         """The evidence that was taken from `since` on, oldest first."""

@@ -171,6 +171,15 @@ class Runs:
         )
         return {row["playbook"]: row["runs"] for row in rows}
 
+    def healed(self, since: float) -> list[tuple[str, str, int]]:
+        """How often a playbook has healed a target since then: `(playbook, target, runs)`."""
+        rows = self._database.query(
+            "SELECT playbook, target, count(*) AS runs FROM runs WHERE state = 'verified' AND ended_at > ?"
+            " GROUP BY playbook, target ORDER BY playbook, target",
+            (since,),
+        )
+        return [(row["playbook"], row["target"], row["runs"]) for row in rows]
+
     def unwatched(self, since: float) -> list[Run]:
         """Of each playbook and target the newest run that ended after `since`, that no person began and that belonged
         to no incident: nobody has heard how it ended. Cancelled ones do not count."""

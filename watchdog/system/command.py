@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,13 +30,14 @@ class CommandResult:
         return lines[-1][:200] if lines else ""
 
 
-async def run_command(argv: Sequence[str], *, timeout: float) -> CommandResult:
+async def run_command(argv: Sequence[str], *, timeout: float, outlives_us: bool = True) -> CommandResult:
     """Raises ActionError if the program cannot be started or is not done after `timeout` seconds; its whole process
-    group is ended then. What it leaves running in the background goes on, and is not waited for."""
+    group is ended then. What it leaves running in the background goes on, and is not waited for. Without `outlives_us`
+    the kernel ends the program when this process dies."""
     reading, writing = os.pipe()
     output = _Output(reading)
     try:
-        process = await _start(argv, writing)
+        process = await _start(argv if outlives_us else _bound(argv), writing)
         try:
             async with asyncio.timeout(timeout):
                 status = await process.wait()
@@ -48,6 +51,24 @@ async def run_command(argv: Sequence[str], *, timeout: float) -> CommandResult:
         return CommandResult(status, output.rest().decode(errors="replace"))
     finally:
         output.close()
+
+
+# Becomes the program after it has asked the kernel for its end with ours (prctl(2), PR_SET_PDEATHSIG). util-linux's
+# setpriv would do the same, but touches capabilities too, which a hardened unit forbids; and code between fork and exec
+# may find a lock taken by a thread that was not forked.
+_BIND = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def _bound(argv: Sequence[str]) -> Sequence[str]:
+    """A program that cannot be found is left to say so itself."""
+    if shutil.which(argv[0]) is None:
+        return argv
+    return (sys.executable, "-I", "-S", "-c", _BIND, str(os.getpid()), *argv)
 
 
 async def _start(argv: Sequence[str], output: int) -> asyncio.subprocess.Process:

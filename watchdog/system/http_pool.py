@@ -15,6 +15,8 @@ from watchdog.system.http_wire import MAX_BYTES, Answer, ClosedEarlyError, HttpC
 
 Tls = Literal["none", "verified", "unverified"]
 _MOST_ADDRESSES = 4
+_MOST_IDLE = 2
+"""Of each origin. Every effect opens a connection, and who is asked must not be left with ever more of them."""
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -69,13 +71,17 @@ class Pool:
             answer = await connection.receive()
             again = keep and connection.reusable
         finally:
-            if again:
-                idle = self._idle.setdefault(origin, [])
-                idle[:] = [one for one in idle if one.reusable]
-                idle.append(connection)
-            else:
+            if not again or not self._keep(origin, connection):
                 connection.set_aside()
         return answer
+
+    def _keep(self, origin: Origin, connection: HttpConnection) -> bool:
+        idle = self._idle.setdefault(origin, [])
+        idle[:] = [one for one in idle if one.reusable]
+        if len(idle) >= _MOST_IDLE:
+            return False
+        idle.append(connection)
+        return True
 
 
 async def connect(origin: Origin, limit: float) -> HttpConnection:

@@ -18,6 +18,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from watchdog.system.privileges import denied
+
 MOST_FILES = 500
 _PRECIOUS = tuple(map(PurePosixPath, ("/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/sbin", "/sys", "/usr")))
 
@@ -104,7 +106,7 @@ def find(
             with opened(directory) as descriptor:
                 matching = [*_matching(directory, descriptor, wanted)]
         except (OSError, ValueError) as error:
-            troubles.append(f"{given}: {error.strerror if isinstance(error, OSError) else error}")
+            troubles.append(denied(given, error) if isinstance(error, OSError) else f"{given}: {error}")
             continue
         matching.sort(key=lambda file: file.modified, reverse=True)
         found += [file for file in matching[keep_newest:] if file.modified < modified_before * 1e9]

@@ -1,4 +1,5 @@
-"""The control group whose memory limit a process lives under, of either version, and what the kernel killed in it."""
+"""The control group whose memory limit a process lives under, of either version, what the kernel killed in it, and how
+much a process may still take."""
 
 from __future__ import annotations
 
@@ -23,6 +24,15 @@ class MemoryGroup:
     used: int | None
     limit: int | None
     peak: int | None
+    droppable: int = 0
+    """What of `used` are pages of files, which the kernel drops before it kills."""
+
+    @property
+    def room(self) -> int | None:
+        """Bytes until its limit; None where it has none."""
+        if self.limit is None or self.used is None:
+            return None
+        return max(0, self.limit - self.used + self.droppable)
 
     @property
     def unit(self) -> str:
@@ -47,6 +57,15 @@ def memory_group(pid: int, *, proc: Path = Path("/proc"), v2: Path = _V2, v1: Pa
     return None
 
 
+def memory_room(pid: int, *, proc: Path = Path("/proc"), v2: Path = _V2, v1: Path = _V1) -> int | None:
+    """Bytes that the process can still take before its group's limit or the machine's memory is reached, whichever is
+    nearer; None where the kernel tells neither. Raises OSError when the process has gone."""
+    group = memory_group(pid, proc=proc, v2=v2, v1=v1)
+    machine = _count(proc / "meminfo", "MemAvailable:")
+    rooms = [group.room if group is not None else None, None if machine is None else machine * 1024]
+    return min((room for room in rooms if room is not None), default=None)
+
+
 def unit_group(path: str, *, v2: Path = _V2, v1: Path = _V1) -> MemoryGroup | None:
     """The group at a path such as systemd tells as `ControlGroup`; None where nothing accounts for its memory."""
     return _read(v2, path, _NAMES_2) or _read(v1, path, _NAMES_1) if path.startswith("/") else None
@@ -60,10 +79,19 @@ class _Names:
     used: str
     limit: str
     peak: str
+    files: tuple[str, str]
 
 
-_NAMES_2 = _Names("memory.events", "memory.current", "memory.max", "memory.peak")
-_NAMES_1 = _Names("memory.oom_control", "memory.usage_in_bytes", "memory.limit_in_bytes", "memory.max_usage_in_bytes")
+_NAMES_2 = _Names(
+    "memory.events", "memory.current", "memory.max", "memory.peak", files=("inactive_file", "active_file")
+)
+_NAMES_1 = _Names(
+    "memory.oom_control",
+    "memory.usage_in_bytes",
+    "memory.limit_in_bytes",
+    "memory.max_usage_in_bytes",
+    files=("total_inactive_file", "total_active_file"),
+)
 
 
 def _read(root: Path, path: str, names: _Names) -> MemoryGroup | None:
@@ -72,13 +100,15 @@ def _read(root: Path, path: str, names: _Names) -> MemoryGroup | None:
     if kills is None:
         return None
     used, limit, peak = (_bytes(directory / name) for name in (names.used, names.limit, names.peak))
-    return MemoryGroup(path, kills, used, limit, peak)
+    droppable = sum(_count(directory / "memory.stat", name) or 0 for name in names.files)
+    return MemoryGroup(path, kills, used, limit, peak, droppable)
 
 
 def _count(file: Path, name: str) -> int | None:
     text = _text(file)
     counts = dict(line.split(None, 1) for line in text.splitlines() if " " in line)
-    return int(counts[name]) if counts.get(name, "").strip().isdecimal() else None
+    count = counts.get(name, "").removesuffix("kB").strip()
+    return int(count) if count.isdecimal() else None
 
 
 def _bytes(file: Path) -> int | None:

@@ -20,10 +20,10 @@ async def test_a_profile_names_what_holds_the_worker(make: Any, proxy: ProxyApi)
     assert proxy.endpoint.admin_key_file is not None
     headers = {"authorization": f"Bearer {proxy.endpoint.admin_key_file.read_text().strip()}"}
     client = HttpClient()
-    url, fault = f"{proxy.endpoint.url}/debug/fault", {"kind": "block", "seconds": 3}
+    url, fault = f"{proxy.endpoint.url}/debug/fault", {"kind": "block", "seconds": 5}
     blocking = asyncio.create_task(client.request("POST", url, headers=headers, json=fault, timeout=30))
     try:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(3):
             while "hold_the_event_loop" not in await proxy.worker_stacks(0):
                 await asyncio.sleep(0.01)
         said = await make("profile_worker", WORKER, proxy, duration="500ms").perform({})

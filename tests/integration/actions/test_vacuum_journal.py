@@ -64,6 +64,23 @@ async def test_what_it_is_told_to_keep(make: Any, tmp_path: Path) -> None:
     assert (tmp_path / "calls").read_text().splitlines() == [usage, vacuum, usage]
 
 
+@pytest.mark.parametrize("freed", ["0B", "8.0M"])
+async def test_what_journalctl_may_not_remove_is_no_success(make: Any, tmp_path: Path, freed: str) -> None:
+    """It says that it is done where it may not remove a file: that is a missing privilege, and named. Where it freed
+    something it had the right."""
+    usage = "echo 'Archived and active journals take up 1.5G in the file system.'"
+    vacuumed = f"echo 'Vacuuming done, freed {freed} of archived journals from /var/log/no-journal-here.'"
+    action = make("vacuum_journal", keep_time="1d", journalctl=program(tmp_path, f"{usage}; {vacuumed}"))
+    survey = await action.survey()
+    if freed == "0B":
+        with pytest.raises(
+            ActionError, match="missing privilege CAP_DAC_OVERRIDE with ReadWritePaths=/var/log/no-journal-here"
+        ):
+            await action.perform(survey)
+    else:
+        assert "takes 1.5 GiB" in await action.perform(survey)
+
+
 @pytest.mark.parametrize(
     ("script", "said"),
     [

@@ -261,7 +261,7 @@ async def test_the_stream_tells_what_happens_and_ends_with_the_server(small: Sma
 
     async def line() -> dict[str, object]:
         while True:
-            text = await asyncio.wait_for(reader.readline(), 10)
+            text = await asyncio.wait_for(reader.readline(), 45)
             assert text, "the stream ended too early"
             if text.startswith(b"{"):
                 return json.loads(text)
@@ -269,8 +269,8 @@ async def test_the_stream_tells_what_happens_and_ends_with_the_server(small: Sma
     assert (await line())["verdict"]["state"] == "ok"
     small.hang()
     assert (await line())["verdict"]["state"] == "critical"
-    await asyncio.wait_for(small.server.stop(), 5)
-    assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"0\r\n\r\n")
+    await asyncio.wait_for(small.server.stop(), 45)
+    assert (await asyncio.wait_for(reader.read(), 45)).endswith(b"0\r\n\r\n")
     writer.close()
     await writer.wait_closed()
 

@@ -30,7 +30,7 @@ def application() -> Starlette:
 async def ask(path: Path) -> bytes:
     reader, writer = await asyncio.open_unix_connection(str(path))
     writer.write(b"GET /who HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), 45)
     writer.close()
     await writer.wait_closed()
     return answer

@@ -27,7 +27,7 @@ async def asks_first(small: SmallDaemon) -> None:
     await small.post("/v1/reload")
 
 
-async def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
+async def until(condition: Callable[[], Any], seconds: float = 45.0) -> Any:
     async with asyncio.timeout(seconds):
         while not (value := condition()):
             await asyncio.sleep(0.01)

@@ -49,3 +49,23 @@ def test_a_file_of_root_comes_back_as_the_own_and_stays_readable_for_its_group(t
     found = file.stat()
     assert file.read_text() == "port: 8000\n"
     assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (NOBODY, GROUP, 0o640)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="taking another user's place needs root")
+def test_in_a_shared_directory_the_group_may_do_what_the_owner_could(tmp_path: Path) -> None:
+    """A database that only its owner could use comes back as the agent's, and its service uses it through the group."""
+    place = tmp_path / "state"
+    place.mkdir()
+    os.chown(place, NOBODY, GROUP)
+    place.chmod(0o2770)
+    for part in (tmp_path, *tmp_path.parents):
+        if not part.stat().st_mode & 0o001:
+            part.chmod(part.stat().st_mode | 0o001)
+    file = place / "ledger.sqlite"
+    file.write_text("rows")
+    file.chmod(0o600)
+    member = member_of(file, "database", file.stat(), 4, hashlib.sha256(b"rows").hexdigest())
+    with as_nobody():
+        switch([Change(str(file), b"rows", member)])
+    found = file.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (NOBODY, GROUP, 0o660)

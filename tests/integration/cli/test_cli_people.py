@@ -36,7 +36,7 @@ async def asking(small: SmallDaemon) -> None:
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "autonomy": "approve"}, sort_keys=False))
     await small.post("/v1/reload")
     small.hang()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(45):
         while not any(run.approval for run in small.parts.runs.unended()):
             await asyncio.sleep(0.01)
 
@@ -52,7 +52,7 @@ async def test_the_only_question_is_answered_by_approve(small: SmallDaemon, prox
     code, out, _ = await proxywatch("approve")
     assert code == 0
     assert f"run 1 of restore-worker on {WORKER} approved" in out
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(45):
         while not (small.root / "mark-0").exists():
             await asyncio.sleep(0.01)
 

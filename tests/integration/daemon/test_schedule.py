@@ -32,7 +32,7 @@ async def test_a_clock_that_was_set_back_stops_no_job() -> None:
     try:
         clock.set_by = 0.0
         schedule.follow_clock()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(45):
             for _ in range(3):
                 await ran.acquire()
     finally:
@@ -64,7 +64,7 @@ async def test_a_clock_that_was_set_begins_no_job_that_has_its_times() -> None:
         schedule.follow_clock()
         clock.set_by = 0.0
         schedule.follow_clock()
-        await asyncio.wait_for(paced.acquire(), 5)
+        await asyncio.wait_for(paced.acquire(), 45)
         assert ran == ["paced"]
     finally:
         schedule.stop()

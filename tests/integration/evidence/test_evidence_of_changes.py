@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from planted import SECRET, context_of, taken
+from planted_evidence import SECRET, context_of, taken
 
 from watchdog.backups.holding import OWN, Holding
 from watchdog.backups.making import create

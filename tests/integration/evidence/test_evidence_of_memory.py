@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from planted import context_of, taken
+from planted_evidence import context_of, taken
 
 from watchdog.system.proxy_api.answers import MasterStatus, WorkerStatus
 

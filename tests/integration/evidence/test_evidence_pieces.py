@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planted import SECRET, context_of, taken
+from planted_evidence import SECRET, context_of, taken
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "systemd_bus"))
 

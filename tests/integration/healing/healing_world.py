@@ -242,7 +242,7 @@ def playbook(*ladder: Mapping[str, Any], name: str = "restore", **more: Any) -> 
     return playbook_model().model_validate(body)
 
 
-async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 45.0) -> None:
     """Waits for something that becomes true by itself."""
     async with asyncio.timeout(seconds):
         while not condition():

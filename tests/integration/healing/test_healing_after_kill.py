@@ -158,7 +158,7 @@ async def test_a_step_that_kills_the_agent(place: Path, live: Live, when: str) -
     """The agent dies by its own step, before, after or instead of the effect: the next one sees what happened."""
     assert await live(when, when, "after", 0) == KILLED
     if when == "before":
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(45):
             while not (place / when / "outlived").exists():
                 await asyncio.sleep(0.005)
     assert await live(when, when, "after", 0) == 0

@@ -508,6 +508,50 @@ async def test_a_stop_in_the_middle_is_gone_on_with(tmp_path: Path, make_world: 
     assert again.told() == [("healed", "healed")]
 
 
+async def test_a_step_under_way_is_finished_at_a_stop_and_no_other_begun(tmp_path: Path, make_world: MakeWorld) -> None:
+    """A stop in good order waits for the step that is being done, asks for the time, and records its result; the next
+    step is the next agent's."""
+    (tmp_path / "slow.sh").write_text(SLOW)
+    slow = {"kind": "command", "argv": ["sh", str(tmp_path / "slow.sh"), "slow"]}
+    book = playbook(rung("one", slow, step(tmp_path, "two", "well")))
+    world = make_world(book)
+    run = world.begin(world.fire(alert()))
+    await until(lambda: world.effects == ["slow-begins"])
+    asked: list[bool] = []
+
+    def advanced() -> None:
+        asked.append(True)
+        world.make("go")
+
+    await world.runner.stop(60, advanced)
+    assert asked
+    assert world.effects == ["slow-begins", "slow-ends"]
+    assert [effect.outcome for effect in world.runs.effects_of(run.id)] == ["done"]
+    again = make_world(book)
+    await again.runner.resume(advanced)
+    assert (await again.ended(run)).state == "verified"
+    assert again.effects == ["slow-begins", "slow-ends", "two"]
+
+
+async def test_a_step_that_takes_longer_is_cut_off_at_a_stop(tmp_path: Path, make_world: MakeWorld) -> None:
+    """Beyond that patience the step is ended, and its result is looked up by the agent that follows, which asks for
+    the time that looking takes."""
+    (tmp_path / "slow.sh").write_text(SLOW)
+    argv = ["sh", str(tmp_path / "slow.sh"), "slow"]
+    book = playbook(rung("one", {"kind": "command", "argv": argv, "check": check(tmp_path, "slow-ends")}))
+    world = make_world(book)
+    run = world.begin(world.fire(alert()))
+    await until(lambda: world.effects == ["slow-begins"])
+    await world.runner.stop(0.1)
+    assert [effect.outcome for effect in world.runs.effects_of(run.id)] == [None]
+    world.make("go")
+    again = make_world(book)
+    asked: list[bool] = []
+    await again.runner.resume(lambda: asked.append(True))
+    assert asked
+    assert next(effect.outcome for effect in again.runs.effects_of(run.id)) == "not_done"
+
+
 async def test_a_playbook_that_is_gone_frees_its_incident(tmp_path: Path, make_world: MakeWorld) -> None:
     """A run whose playbook was removed while the agent was away is cancelled, and its incident can be taken up anew."""
     world = make_world(one(tmp_path), limits=replace(LIMITS, boot_grace=1000.0))

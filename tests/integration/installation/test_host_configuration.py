@@ -41,7 +41,8 @@ def test_the_agent_watches_the_unit() -> None:
     assert service["proxy"]["admin_key_file"] == "/run/credentials/proxywatch.service/secret_llm-proxy-admin.key"
     assert service["recovery"]["files"] == ["/etc/llm-proxy/llm-proxy.yaml"]
     assert service["recovery"]["check"] == ["llm-proxy", "config", "check", "--without-secrets", "{file}"]
-    assert not {"databases", "temporary", "cache"} & set(service["recovery"])
+    assert service["recovery"]["databases"] == ["/var/lib/llm-proxy/ledger.sqlite"]
+    assert [place["directory"] for place in service["recovery"]["cache"]] == ["/var/lib/llm-proxy/shared"]
     assert (found["state_dir"], found["run_dir"], found["log_dir"]) == (
         "/var/lib/proxywatch",
         "/run/proxywatch",
@@ -97,6 +98,6 @@ def test_units_run_the_programs_that_were_installed() -> None:
     moved = host_unit(text, "/srv/venv/bin")
     assert "ExecStart=/srv/venv/bin/proxywatch run" in moved
     assert "/opt/proxywatch/" not in moved
-    assert credentials_directory(text) == "/etc/proxywatch/credentials"
+    assert credentials_directory(text) == "/etc/credstore/proxywatch"
     with pytest.raises(InstallationError):
         credentials_directory("[Service]\n")

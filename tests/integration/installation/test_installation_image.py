@@ -20,7 +20,7 @@ from watchdog.release import __version__
 
 ROUTES = "/etc/proxywatch/routes.yaml"
 UNIT = "/usr/local/lib/systemd/system/proxywatch.service"
-KEY = "/etc/proxywatch/credentials/llm-proxy-admin.key"
+KEY = "/etc/credstore/proxywatch/llm-proxy-admin.key"
 VENV = Path("/srv/venv")
 
 
@@ -73,6 +73,12 @@ class Image:
     def upgrade(self, *, fails: Sequence[str] = (), rehearsal: bool = False) -> bool:
         self.lines = []
         return upgrade(self.world(fails), self.release, self.lines.append, rehearsal=rehearsal)
+
+    def refused_upgrade(self) -> str:
+        """Why an upgrade that is refused says that it is."""
+        with pytest.raises(InstallationError) as failure:
+            self.upgrade()
+        return str(failure.value.__cause__ or failure.value)
 
     def uninstall(self, *, purge: bool = False) -> bool:
         self.lines = []
@@ -232,11 +238,17 @@ def test_what_is_removed_is_what_was_installed(image: Image) -> None:
         file.write("// one more unit\n")
     assert image.uninstall()
     assert image.became()[f"remove {rule}"] == "kept"
-    remaining = {path for path in set(image.files()) - before if not path.startswith("etc/proxywatch/")}
+    remaining = {
+        path for path in set(image.files()) - before if not path.startswith(("etc/proxywatch/", "etc/credstore/"))
+    }
     assert remaining == {rule.lstrip("/"), "etc/llm-proxy/llm-proxy.yaml"}
     assert not image.at(RECORD).exists()
     assert not image.uninstall()
-    assert [line.partition(":")[0] for line in left(image.world())] == ["/etc/llm-proxy", "/etc/proxywatch"]
+    assert [line.partition(":")[0] for line in left(image.world())] == [
+        "/etc/llm-proxy",
+        "/etc/proxywatch",
+        "/etc/credstore/proxywatch",
+    ]
     assert image.uninstall(purge=True)
     assert set(image.files()) - before == {rule.lstrip("/")}
     assert left(image.world()) == []
@@ -254,6 +266,77 @@ def test_nothing_is_written_through_a_link_of_somebody_else(image: Image) -> Non
     with pytest.raises(InstallationError, match="symbolic link of user 65534"):
         image.world().write("/etc/proxywatch/rules/new.yaml", b"", 0o644)
     assert not (elsewhere / "new.yaml").exists()
+
+
+def test_what_a_link_leads_to_is_never_read(image: Image) -> None:
+    """A link that a service's user has put beside a changed file is refused: its content could be left in its place."""
+    if os.geteuid() != 0:
+        pytest.skip("making a link of another user needs root")
+    image.install()
+    image.record_as("0.0-old", {ROUTES: "the old release's text\n"})
+    image.at(ROUTES).write_text("my routes\n")
+    secret, beside = image.at("/etc/secret"), image.at(f"{ROUTES}.new")
+    secret.write_text("of root alone")
+    beside.symlink_to("/etc/secret")
+    os.lchown(beside, 65534, 65534)
+    assert image.refused_upgrade().startswith(f"{ROUTES}.new is a symbolic link of user 65534")
+    os.lchown(beside, 0, 0)
+    os.chown(beside.parent, 65534, 65534)
+    assert image.refused_upgrade().startswith(f"{ROUTES}.new is a symbolic link of user 65534")
+    assert beside.is_symlink()
+
+
+OLD, NEW = "/etc/proxywatch/credentials", "/etc/credstore/proxywatch"
+
+
+def as_it_was(image: Image) -> str:
+    """As an older release left it, with its secrets below the configuration, and one that somebody has added. Returns
+    the admin key."""
+    image.install()
+    key = image.at(KEY).read_text()
+    image.record_as("0.0-old", {f"{OLD}/{Path(KEY).name}": key, UNIT: "[Service]\n"})
+    image.at(f"{OLD}/mail").write_text("of a person\n")
+    world = image.world()
+    world.remove(KEY)
+    world.save()
+    return key
+
+
+def test_an_upgrade_moves_the_secrets_of_older_releases(image: Image) -> None:
+    """The key stays the same one, a secret of a person's goes along, for root only, and nothing is left behind; what a
+    person put there is not removed with the programs."""
+    key = as_it_was(image)
+    assert image.upgrade()
+    assert image.at(KEY).read_text() == key
+    moved = image.at(f"{NEW}/mail")
+    assert (moved.read_text(), stat.S_IMODE(moved.stat().st_mode)) == ("of a person\n", 0o600)
+    assert not image.at(OLD).exists()
+    assert not image.upgrade()
+    assert image.uninstall()
+    assert moved.exists()
+
+
+def test_an_upgrade_that_fails_leaves_the_secrets_where_they_were(image: Image) -> None:
+    """The release before, to which it goes back, reads them there."""
+    as_it_was(image)
+    before = image.files()
+    with pytest.raises(InstallationError, match="all is as it was before"):
+        image.upgrade(fails=["check"])
+    assert image.files() == before
+
+
+def test_secrets_that_somebody_else_put_there_are_not_taken_over(image: Image) -> None:
+    """The directory was below one of the agent's: what is not root's own may lead anywhere."""
+    if os.geteuid() != 0:
+        pytest.skip("giving a file away needs root")
+    as_it_was(image)
+    place = image.at(f"{OLD}/mail")
+    place.unlink()
+    place.symlink_to("/etc/shadow")
+    assert "no secret that root left" in image.refused_upgrade()
+    place.unlink()
+    os.chown(image.at(OLD), 65534, 65534)
+    assert "by user 65534" in image.refused_upgrade()
 
 
 def test_a_damaged_record_is_no_licence_to_remove(image: Image) -> None:

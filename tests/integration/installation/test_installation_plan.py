@@ -78,6 +78,8 @@ def test_an_upgrade_archives_first_and_removes_what_is_no_more() -> None:
     removed = [text for text in said(plan) if text.startswith("remove")]
     assert removed == [
         "remove /etc/proxywatch/rules/gone.yaml",
+        "remove /etc/llm-proxy/credentials with all that is in it",
+        "remove /etc/proxywatch/credentials with all that is in it",
         "remove /opt/proxywatch/releases/0.8-cccc with all that is in it",
     ]
     assert position(plan, removed[1]) > position(plan, "see within")

@@ -236,7 +236,7 @@ def closed_port() -> int:
         return port
 
 
-async def reach(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+async def reach(condition: Callable[[], bool], seconds: float = 45.0) -> None:
     """Waits until `condition` holds; fails after `seconds`."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds

@@ -21,7 +21,15 @@ from watchdog.store.database import Database
 from watchdog.store.facts import Facts
 from watchdog.system.http import HttpClient
 
-FAILED = {"__CURSOR": "c1", "MESSAGE_ID": "d9b373ed55a64feb8242e02dbe79a49c", "MESSAGE": "a.service: Failed."}
+FAILED = {
+    "__CURSOR": "c1",
+    "__REALTIME_TIMESTAMP": "1700000000000000",
+    "_PID": "1",
+    "MESSAGE_ID": "d9b373ed55a64feb8242e02dbe79a49c",
+    "MESSAGE": "a.service: Failed.",
+    "UNIT": "a.service",
+    "UNIT_RESULT": "exit-code",
+}
 PLAIN = {"__CURSOR": "c2", "MESSAGE": "hello", "PRIORITY": "6"}
 # Says how it was called, prints what it is given, then stays as `--follow` does.
 FOLLOWING = """
@@ -58,7 +66,7 @@ def calls(root: Path) -> list[list[str]]:
 
 
 def counts(samples: tuple[Sample, ...]) -> dict[str, float]:
-    return {dict(s.labels).get("match", s.name): s.value for s in samples}
+    return {dict(s.labels).get("match", s.name): s.value for s in samples if "unit" not in dict(s.labels)}
 
 
 @contextlib.asynccontextmanager
@@ -83,6 +91,46 @@ async def test_a_failed_unit_is_told_by_its_message_id(tmp_path: Path, http: Htt
     found = counts(measurement.samples)
     assert (found["journal_entries_total"], found["coredump"], found["journal_following"]) == (2, 0, 1)
     assert measurement.note == "unit_failed: a.service: Failed."
+
+
+@pytest.mark.parametrize(
+    ("match", "entry"),
+    [
+        pytest.param("unit_start_failed", {"MESSAGE_ID": "be02cf6855d2428ba40df7e9d022f03d"}, id="start-failed"),
+        pytest.param("unit_restarting", {"MESSAGE_ID": "5eb03494b6584870a536b337290809b3"}, id="restarting"),
+        pytest.param("unit_watchdog", {"UNIT_RESULT": "watchdog"}, id="watchdog"),
+        pytest.param("unit_out_of_memory", {"MESSAGE_ID": "fe6faa94e7774663a0da52717891d8ef"}, id="out-of-memory"),
+        pytest.param("unit_oomd_kill", {"MESSAGE_ID": "d989611b15e44c9dbf31e3c81256e4ed"}, id="oomd"),
+    ],
+)
+async def test_each_kind_of_trouble_is_told_with_its_unit(
+    tmp_path: Path, http: HttpClient, match: str, entry: dict[str, Any]
+) -> None:
+    """What systemd says of a unit is counted by unit and dated in the agent's clock; the same words of anybody else
+    are not believed, but for those of another daemon than systemd."""
+    forged = {**FAILED, **entry, "_PID": "4711", "UNIT": "forged.service"}
+    probe = probe_of(http, journalctl(tmp_path, forged, {**FAILED, **entry}, {**FAILED, **entry}))
+    async with watched(probe) as heard:
+        while (await heard.get())[match] < 2:
+            pass
+        samples = (await probe.measure()).samples
+    told = {s.name: s.value for s in samples if {("match", match), ("unit", "a.service")} <= set(s.labels)}
+    assert told["journal_unit_matches_total"] == 2
+    assert abs(told["journal_match_timestamp_seconds"] - 1_700_000_000) < 60
+    believed = [s for s in samples if ("unit", "forged.service") in s.labels]
+    assert bool(believed) is (match == "unit_oomd_kill")
+
+
+async def test_units_that_nobody_speaks_of_any_more_give_way(tmp_path: Path, http: HttpClient) -> None:
+    """However many names the journal tells, 32 are kept of each match, those told last."""
+    entries = [{**FAILED, "UNIT": f"unit-{number}.service"} for number in range(40)]
+    probe = probe_of(http, journalctl(tmp_path, *entries))
+    async with watched(probe) as heard:
+        while (await heard.get())["unit_failed"] < 40:
+            pass
+        samples = (await probe.measure()).samples
+    units = [dict(s.labels)["unit"] for s in samples if s.name == "journal_unit_matches_total"]
+    assert units == [f"unit-{number}.service" for number in range(8, 40)]
 
 
 async def test_the_place_outlives_the_agent(tmp_path: Path, http: HttpClient, facts: Facts) -> None:

@@ -67,7 +67,7 @@ async def test_a_process_is_found_and_its_death_is_announced(way: str, tmp_path:
         async with watching(probe) as heard:
             await asyncio.sleep(0)
             child.kill()
-            assert await asyncio.wait_for(heard.get(), 10) == (
+            assert await asyncio.wait_for(heard.get(), 45) == (
                 Sample("proxywatch_process_up", 0.0, labels_of(process="mine")),
             )
     with pytest.raises(MeasurementError, match="no process") as caught:
@@ -91,9 +91,9 @@ async def test_a_service_is_seen_down_up_and_stopped_on_purpose(tmp_path: Path, 
             identity = (await service.status()).identity
             assert identity is not None
             subprocess.run(("kill", "-9", str(identity.pid)), check=True)
-            assert Sample("proxywatch_service_up", 0.0, labels) in await asyncio.wait_for(heard.get(), 10)
+            assert Sample("proxywatch_service_up", 0.0, labels) in await asyncio.wait_for(heard.get(), 45)
             await service.start()
-            assert Sample("proxywatch_service_up", 1.0, labels) in await asyncio.wait_for(heard.get(), 10)
+            assert Sample("proxywatch_service_up", 1.0, labels) in await asyncio.wait_for(heard.get(), 45)
     finally:
         await service.stop()
     measurement = await probe.measure()

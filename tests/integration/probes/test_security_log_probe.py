@@ -121,7 +121,7 @@ async def test_a_failure_is_told_without_a_measurement(probe: SecurityLogProbe, 
     told: asyncio.Queue[list[Sample]] = asyncio.Queue()
     watching = asyncio.create_task(probe.watch(lambda samples: told.put_nowait(list(samples))))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(45):
             tell(path, "failed_auth", source="192.0.2.1")
             assert by("source", "auth_source_failures", await told.get()) == {"192.0.2.1": 1}
             path.rename(path.with_name("security.log.1"))

@@ -14,12 +14,11 @@ from live_proxy import LiveProxy
 from watchdog.core.model import Sample, labels_of
 from watchdog.errors import ActionError
 from watchdog.probes import MeasurementError, ProbeContext
-from watchdog.probes.memory_leak import MemoryLeakProbe, MemoryLeakProbeSettings
 from watchdog.probes.workers import WorkersProbe, WorkersProbeSettings
 from watchdog.system import process
 from watchdog.system.proxy_api import AlreadyReplaced, Recycled
 
-PATIENCE = 20.0
+PATIENCE = 45.0
 
 
 class Heard:
@@ -153,24 +152,3 @@ async def test_the_rest_of_the_conversation(proxy: LiveProxy) -> None:
     with pytest.raises(ActionError, match="answered 404") as caught:
         await api.set_circuit("nobody", "open", 30, "a test")
     assert caught.value.permanent
-
-
-async def test_a_leak_probe_waits_for_its_window(context: ProbeContext, proxy: LiveProxy) -> None:
-    """Before the window is long enough only its length is told; then slope and p; a new process starts anew."""
-    settings = MemoryLeakProbeSettings.model_validate(
-        {"kind": "memory_leak", "service": "proxy", "interval": "50ms", "window": "10s", "min_window": "500ms"}
-    )
-    leak = MemoryLeakProbe(settings, context)
-    first = await leak.measure()
-    assert {sample.name for sample in first.samples} == {"proxywatch_leak_window_seconds"}
-    async with asyncio.timeout(PATIENCE):
-        while len({sample.name for sample in (await leak.measure()).samples}) < 3:
-            await asyncio.sleep(0.05)
-    victim = await proxy.pid(0)
-    os.kill(victim, signal.SIGKILL)
-    async with asyncio.timeout(PATIENCE):
-        while (now := (await proxy.status()).workers[0]).state != "serving" or now.pid == victim:
-            await asyncio.sleep(0.05)
-    after = await leak.measure()
-    assert Sample("proxywatch_leak_window_seconds", 0.0, labels_of(worker="0")) in after.samples
-    assert ("proxywatch_leak_p_value", labels_of(worker="1")) in [(one.name, one.labels) for one in after.samples]

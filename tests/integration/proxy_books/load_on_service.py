@@ -11,12 +11,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import plain_http
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "proxy_shell"))
@@ -43,16 +44,14 @@ def books_service() -> Iterator[Service]:
 
 
 def rows(service: Service) -> dict[str, dict[str, Any]]:
-    """The ledger's rows by request; each stands there once."""
+    """The ledger's rows by request, none before there is a ledger; each stands there once."""
     file = service.place / "state" / "ledger.sqlite"
-    connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
-    connection.row_factory = sqlite3.Row
     try:
-        found = [dict(row) for row in connection.execute("SELECT * FROM requests")]
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+            connection.row_factory = sqlite3.Row
+            found = [dict(row) for row in connection.execute("SELECT * FROM requests")]
     except sqlite3.OperationalError:
         return {}
-    finally:
-        connection.close()
     by_id = {row["request_id"]: row for row in found}
     assert len(by_id) == len(found)
     return by_id
@@ -60,7 +59,7 @@ def rows(service: Service) -> dict[str, dict[str, Any]]:
 
 def samples(service: Service, name: str, *parts: str) -> float:
     """The sum of the samples of this name whose labels contain each part."""
-    text = httpx.get(service.url("/metrics"), headers={"accept": "text/plain"}).text
+    text = plain_http.get(service.url("/metrics"), headers={"accept": "text/plain"}).text
     found = re.findall(rf"^{name}(\{{.*\}})? (\S+)$", text, re.MULTILINE)
     return sum(float(value) for labels, value in found if all(part in labels for part in parts))
 
@@ -83,7 +82,7 @@ class Load:
 
 
 @contextmanager
-def load(url: str, callers: int = 4, pause: float = 0.002) -> Iterator[Load]:
+def load(url: str, callers: int = 4, pause: float = 0.02) -> Iterator[Load]:
     """Asks until the end of the block, from a thread of its own. A connection that breaks is counted as broken."""
     met, over = Load(), threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(_ask_all(url, callers, pause, met, over)))
@@ -96,7 +95,7 @@ def load(url: str, callers: int = 4, pause: float = 0.002) -> Iterator[Load]:
 
 
 async def _ask_all(url: str, callers: int, pause: float, met: Load, over: threading.Event) -> None:
-    async with httpx.AsyncClient(timeout=30) as http:
+    async with plain_http.AsyncClient(timeout=30) as http:
 
         async def ask(caller: int) -> None:
             number = 0

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 from load_on_service import CHAT, Load, asked, load, rows, samples
 from postgres_server import PostgresServer
 from proxy_service import Service
@@ -23,14 +23,14 @@ def test_each_request_leaves_its_row_its_figures_and_its_line(books_service: Ser
     service.start()
     url, key = service.url(CHAT), service.admin
     plain = [{"x-request-id": name} | key for name in ("whole", "stream", "hit", "unknown", "torn")]
-    assert httpx.post(url, json=asked("one"), headers=plain[0]).status_code == 200
-    with httpx.stream("POST", url, json=asked("two", stream=True), headers=plain[1]) as streamed:
+    assert plain_http.post(url, json=asked("one"), headers=plain[0]).status_code == 200
+    with plain_http.stream("POST", url, json=asked("two", stream=True), headers=plain[1]) as streamed:
         assert streamed.read().endswith(b"[DONE]\n\n")
-    service.until(lambda: httpx.post(url, json=asked("one"), headers=plain[2]).headers["x-cache"] == "hit")
+    service.until(lambda: plain_http.post(url, json=asked("one"), headers=plain[2]).headers["x-cache"] == "hit")
     unknown = {"model": "no-such-model", "messages": []}
-    refused = httpx.post(url, json=unknown, headers=plain[3]).status_code
-    assert httpx.post(url, content=b"{", headers=plain[4]).status_code == 400
-    assert httpx.post(url, json=asked("three"), headers={"x-request-id": "stranger"}).status_code == 401
+    refused = plain_http.post(url, json=unknown, headers=plain[3]).status_code
+    assert plain_http.post(url, content=b"{", headers=plain[4]).status_code == 400
+    assert plain_http.post(url, json=asked("three"), headers={"x-request-id": "stranger"}).status_code == 401
     found = service.until(lambda: len(known := rows(service)) == 5 and known)
     assert set(found) == {"whole", "stream", "hit", "unknown", "torn"}
     whole = found["whole"]
@@ -57,9 +57,14 @@ def test_each_request_leaves_its_row_its_figures_and_its_line(books_service: Ser
     assert samples(service, duration, 'error_type="400"', 'gen_ai_request_model="other"') >= 1
     assert samples(service, duration, 'gen_ai_request_model="other"') == 2
     assert samples(service, duration) == 4
-    lines = (service.place / "log").read_text().splitlines()
-    told = {line["request_id"]: line for line in map(json.loads, lines) if line["message"] == "request"}
+    told = service.until(lambda: (found := lines_told(service)).keys() >= {"whole", "stream"} and found)
     assert (told["whole"]["provider"], told["whole"]["cache"], told["whole"]["attempts"]) == ("demo", "miss", 1)
+
+
+def lines_told(service: Service) -> dict[str, dict[str, Any]]:
+    """The log's lines about requests, by request."""
+    lines = (service.place / "log").read_text().splitlines()
+    return {line["request_id"]: line for line in map(json.loads, lines) if line["message"] == "request"}
 
 
 def test_no_figure_goes_back_and_none_is_lost_when_workers_die(books_service: Service) -> None:
@@ -98,22 +103,23 @@ def outage(service: Service, postgres: PostgresServer, begin: Any, end: Any, sec
         marks = [time.monotonic()]
         begin()
         try:
-            status = service.until(lambda: (found := httpx.get(service.url("/health")).json())["reasons"] and found)
+            status = service.until(
+                lambda: (found := plain_http.get(service.url("/health")).json())["reasons"] and found
+            )
             assert status["status"] == "degraded"
             assert "ledger" in status["reasons"][0]
-            assert httpx.get(service.url("/health/ready")).status_code == 200
+            assert plain_http.get(service.url("/health/ready")).status_code == 200
             time.sleep(seconds)
             marks.append(time.monotonic())
         finally:
             end()
-        service.until(lambda: httpx.get(service.url("/health")).json()["status"] == "healthy", 30)
+        service.until(lambda: plain_http.get(service.url("/health")).json()["status"] == "healthy", 30)
     before, during = met.summary(0, marks[0]), met.summary(*marks)
     print(f"before: {before}; during the outage: {during}")
     assert met.failed == []
     assert met.broken == 0
-    calm, rough = met.latencies(0, marks[0]), met.latencies(*marks)
-    assert rough[len(rough) // 2] < 3 * calm[len(calm) // 2] + 0.02
-    assert rough[-1] < 2.0
+    rough = met.latencies(*marks)
+    assert rough[len(rough) // 2] < seconds / 2, "who waits for the database waits until it is back"
     sent = len(met.answered)
     statement = "SELECT request_id FROM llm_proxy_requests"
     service.until(lambda: len(postgres.query(statement) or ()) >= sent, 30)

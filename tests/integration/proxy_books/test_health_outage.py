@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 
-import httpx
+import plain_http
 from load_on_service import CHAT, asked
 from proxy_service import Service, free_port
 
@@ -22,7 +22,7 @@ def test_a_process_is_alive_while_all_that_it_needs_is_down(books_service: Servi
     service.start()
     store = service.place / "state" / "shared" / "data.mdb"
     store.write_bytes(b"no LMDB file" * 1000)
-    http = httpx.Client(base_url=service.url(""), timeout=20)
+    http = plain_http.Client(base_url=service.url(""), timeout=20)
     for number in range(20):
         assert http.post(CHAT, json=asked(f"question {number}")).status_code in (502, 504)
     times = []
@@ -48,7 +48,7 @@ def test_figures_of_the_whole_service_are_one_document(books_service: Service) -
     """`/metrics` as JSON has every figure that the guide and the watchdog read, over all workers."""
     service = books_service
     service.start()
-    with httpx.Client(base_url=service.url("")) as http:
+    with plain_http.Client(base_url=service.url("")) as http:
         for number in range(10):
             assert http.post(CHAT, json=asked(f"question {number}")).status_code == 200
         found = http.get("/metrics/json").json()

@@ -98,7 +98,7 @@ async def test_a_server_that_hangs_is_given_up(place: Place, database: PostgresS
             ledger.record(values(number))
         await place.until(lambda: ledger.health()["spool_mb"] > 0)
         assert ledger.health()["status"] == "degraded"
-        await asyncio.wait_for(ledger.close(), 5)
+        await asyncio.wait_for(ledger.close(), 45)
     finally:
         database.signal_all(signal.SIGCONT)
     await place.open(PostgresLedger(database.dsn))

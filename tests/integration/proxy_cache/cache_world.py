@@ -135,7 +135,7 @@ class Place:
         """What many connections are told, so that both workers are surely among those that answer."""
         return [(await self.ask(text)).headers["x-cache"] for _ in range(number)]
 
-    async def until(self, holds: Any, seconds: float = 20.0) -> None:
+    async def until(self, holds: Any, seconds: float = 45.0) -> None:
         deadline = asyncio.get_running_loop().time() + seconds
         while not await holds():
             assert asyncio.get_running_loop().time() < deadline, "it never came to hold"

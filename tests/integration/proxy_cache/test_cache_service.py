@@ -24,7 +24,7 @@ async def in_flight(place: Place) -> list[int]:
     def look() -> list[int]:
         run = Path(place.service.settings["run_dir"])
         sockets = sorted(run.glob("worker-*.sock"))
-        return [int(request(socket, "GET", "/health", None, timeout=5)[1]["in_flight"]) for socket in sockets]
+        return [int(request(socket, "GET", "/health", None, timeout=45)[1]["in_flight"]) for socket in sockets]
 
     return await asyncio.to_thread(look)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "proxy_shell"))
@@ -38,16 +38,16 @@ class Served:
 
     def behave(self, **behaviour: Any) -> None:
         """Tells the upstream how to answer from now on."""
-        httpx.post(f"{self.demo}/_demo/behaviour", json={"mode": "ok", **behaviour}).raise_for_status()
+        plain_http.post(f"{self.demo}/_demo/behaviour", json={"mode": "ok", **behaviour}).raise_for_status()
 
     def forgive(self) -> None:
         """Takes the proxy's key into use again, though it was told to wait."""
         path = "/api/providers/claude/keys/one"
-        httpx.post(self.root + path, json={"state": "active"}, headers=self.service.admin).raise_for_status()
+        plain_http.post(self.root + path, json={"state": "active"}, headers=self.service.admin).raise_for_status()
 
     def counted(self) -> dict[str, Any]:
         """What reached the upstream so far."""
-        counters: dict[str, Any] = httpx.get(f"{self.demo}/_demo/behaviour").json()
+        counters: dict[str, Any] = plain_http.get(f"{self.demo}/_demo/behaviour").json()
         return counters
 
 

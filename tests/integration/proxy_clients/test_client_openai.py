@@ -281,6 +281,6 @@ async def test_openai_async(served: Served) -> None:
         async for _ in stream:
             break
         await stream.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(45):
             while served.counted()["client_disconnects"] == gone:
                 await asyncio.sleep(0.02)

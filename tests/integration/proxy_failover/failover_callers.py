@@ -72,7 +72,7 @@ async def ask(gateway: Gateway, operation: Operation = Operation.CHAT, **fields:
     return Heard(reply.status, body, account, provider, headers=dict(reply.headers))
 
 
-async def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 45.0) -> None:
     """Polls until a condition holds; fails after a deadline."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():

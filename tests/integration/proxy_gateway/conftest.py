@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import orjson
+import plain_http
 import pytest
 
 from proxy.call import Operation
@@ -29,7 +29,7 @@ class Demo:
         self.process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
+        self.client = plain_http.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=45)
 
     def behave(self, mode: str = "ok", **how: Any) -> None:
         answer = self.client.post("/_demo/behaviour", json={"mode": mode, **how})
@@ -143,7 +143,7 @@ def ask() -> Ask:
 def until() -> Callable[..., Any]:
     """Polls until a condition holds; fails after a deadline."""
 
-    async def wait(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    async def wait(condition: Callable[[], bool], seconds: float = 45.0) -> None:
         deadline = asyncio.get_running_loop().time() + seconds
         while not condition():
             assert asyncio.get_running_loop().time() < deadline, "the condition never held"

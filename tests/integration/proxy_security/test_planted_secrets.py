@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 import yaml
 from echoing_upstream import echoing_upstream
@@ -140,7 +140,7 @@ def drive(planted: Planted, service: Service) -> None:
     filed, admin = {"x-api-key": planted.secret("filed-user")}, {"x-api-key": planted.secret("admin")}
     wrong = {"authorization": f"Bearer {planted.secret('wrong')}"}
     odd = {"authorization": f"Basic {planted.secret('basic')}"}
-    with httpx.Client(base_url=root, timeout=30) as client:
+    with plain_http.Client(base_url=root, timeout=30) as client:
 
         def ask(method: str, path: str, headers: dict[str, str], **more: Any) -> int:
             answer = client.request(method, path, headers=headers, **more)
@@ -190,7 +190,7 @@ def test_no_secret_comes_out_anywhere() -> None:
 def test_the_search_finds_a_secret_that_is_put_into_a_log() -> None:
     """Paths are logged: who writes a secret into one finds it in the log, and so does the search."""
     with planted_service() as (planted, service):
-        httpx.get(service.url(f"/{planted.secret('path')}"))
+        plain_http.get(service.url(f"/{planted.secret('path')}"))
     assert "path in logs/llm_proxy.log" in planted.found()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import plain_http
 import pytest
 from proxy_service import Service, free_port, make_service
 
@@ -56,11 +57,12 @@ def service(running: Service) -> Iterator[Service]:
 
 
 def admin(service: Service, path: str, **body: Any) -> httpx.Response:
-    return httpx.post(service.url(path), json=body, headers=service.admin)
+    return plain_http.post(service.url(path), json=body, headers=service.admin)
 
 
 def told(service: Service) -> list[dict[str, Any]]:
-    listed: list[dict[str, Any]] = httpx.get(service.url("/api/restraints"), headers=service.admin).json()["restraints"]
+    answer = plain_http.get(service.url("/api/restraints"), headers=service.admin)
+    listed: list[dict[str, Any]] = answer.json()["restraints"]
     return listed
 
 
@@ -69,22 +71,22 @@ def known(service: Service, *words: str) -> None:
 
     def agree() -> bool:
         with contextlib.ExitStack() as stack:
-            clients = [stack.enter_context(httpx.Client()) for _ in range(6)]
+            clients = [stack.enter_context(plain_http.Client()) for _ in range(6)]
             return all(client.get(service.url("/health")).json()["restraints"] == list(words) for client in clients)
 
-    service.until(agree, seconds=3)
+    service.until(agree)
 
 
 def ask(service: Service, number: int, caller: str | None = None) -> list[httpx.Response]:
     """So many completions that no cache answers, over connections of their own, so that both workers get some."""
     headers = {"cache-control": "no-store", **(bearer(caller) if caller else {})}
     url = service.url("/v1/chat/completions")
-    return [httpx.post(url, json=QUESTION, headers=headers) for _ in range(number)]
+    return [plain_http.post(url, json=QUESTION, headers=headers) for _ in range(number)]
 
 
 def gauge(service: Service, what: str, subject: str = "") -> float:
     accept = {"accept": "text/plain;version=0.0.4"}
-    for line in httpx.get(service.url("/metrics"), headers=accept).text.splitlines():
+    for line in plain_http.get(service.url("/metrics"), headers=accept).text.splitlines():
         if line.startswith("restrained_ratio{") and f'what="{what}"' in line and f'subject="{subject}"' in line:
             return float(line.rpartition(" ")[2])
     return 0.0
@@ -99,7 +101,7 @@ def test_load_is_shed_evenly_and_ends_by_itself(service: Service) -> None:
         "what": "load", "subject": "", "share": 0.5, "since": 0, "until": 0, "seconds": 0, "reason": "too hot",
     }  # fmt: skip
     known(service, "50% of new requests are refused to shed load")
-    with httpx.Client() as client:
+    with plain_http.Client() as client:
         url = service.url("/v1/chat/completions")
         statuses = [client.post(url, json=QUESTION) for _ in range(12)]
         assert [answer.status_code for answer in statuses][:2] in ([200, 503], [503, 200])
@@ -119,7 +121,7 @@ def test_load_is_shed_evenly_and_ends_by_itself(service: Service) -> None:
 def test_a_stream_under_way_is_untouched_by_shedding(service: Service) -> None:
     """Who was let in before all load is shed gets every word."""
     body = {**QUESTION, "stream": True}
-    with httpx.stream("POST", service.url("/v1/chat/completions"), json=body) as answer:
+    with plain_http.stream("POST", service.url("/v1/chat/completions"), json=body) as answer:
         lines = answer.iter_lines()
         assert next(lines).startswith("data: ")
         assert admin(service, "/api/load", share=1, seconds=60).status_code == 200
@@ -133,7 +135,7 @@ def test_a_lowered_rate_moves_traffic_and_refuses_nobody(service: Service) -> No
     answers where no other provider can."""
     assert admin(service, "/api/providers/first/rate", share=0.25, seconds=60).status_code == 200
     known(service, "provider first gets 25% of its traffic")
-    with httpx.Client(headers={"cache-control": "no-store"}) as client:
+    with plain_http.Client(headers={"cache-control": "no-store"}) as client:
         url = service.url("/v1/chat/completions")
         served = [client.post(url, json=QUESTION).headers["x-provider"] for _ in range(12)]
     assert served.count("first") == 3
@@ -153,7 +155,7 @@ def test_tightened_limits_hold_for_callers_and_for_guessing(service: Service) ->
     assert admin(service, "/api/limits", share=0.25, seconds=60).status_code == 200
     known(service, "callers have 25% of their limits")
     assert {answer.headers["x-ratelimit-limit-requests"] for answer in ask(service, 6, "limited")} == {"250"}
-    with httpx.Client(headers={"authorization": "Bearer wrong"}) as client:
+    with plain_http.Client(headers={"authorization": "Bearer wrong"}) as client:
         assert [client.get(service.url("/v1/models")).status_code for _ in range(4)] == [401, 401, 429, 429]
     assert admin(service, "/api/limits", share=0.004, seconds=60).status_code == 200
     known(service, "callers have 0.4% of their limits")
@@ -176,7 +178,7 @@ def test_a_suspended_key_is_refused_until_it_is_taken_back(service: Service) -> 
         (403, "key_suspended", "false")
     }
     assert {answer.status_code for answer in ask(service, 4)} == {200}
-    security = httpx.get(service.url("/metrics/security"), headers=service.admin).json()
+    security = plain_http.get(service.url("/metrics/security"), headers=service.admin).json()
     assert security["rate_limited"]["by_type"]["suspended"] == 8
     assert admin(service, "/api/keys/shop", state="active").status_code == 200
     known(service)
@@ -206,4 +208,4 @@ def test_what_cannot_be_meant_is_refused(
     answer = admin(service, path, **body)
     assert (answer.status_code, said in answer.json()["error"]["message"]) == (status, True), answer.text
     assert told(service) == []
-    assert httpx.post(service.url(path), content=json.dumps(body), headers=bearer("shop")).status_code == 403
+    assert plain_http.post(service.url(path), content=json.dumps(body), headers=bearer("shop")).status_code == 403

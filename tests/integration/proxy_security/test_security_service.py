@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 from proxy_service import Service, make_service
 
@@ -109,7 +109,7 @@ def test_answers_tell_of_the_limit_and_a_restart_forgets_nothing(service: Servic
     still is after the service was restarted."""
     url = service.url("/v1/chat/completions")
     good = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
-    answers = [httpx.post(url, json=body, headers=bearer("few")) for body in (good, {"model": "demo"}, good, good)]
+    answers = [plain_http.post(url, json=body, headers=bearer("few")) for body in (good, {"model": "demo"}, good, good)]
     assert [answer.status_code for answer in answers] == [200, 400, 200, 429]
     assert [answer.headers["x-ratelimit-remaining-requests"] for answer in answers] == ["2", "1", "0", "0"]
     spent = [1_000_000 - int(answer.headers["x-ratelimit-remaining-tokens"]) for answer in answers]
@@ -118,17 +118,17 @@ def test_answers_tell_of_the_limit_and_a_restart_forgets_nothing(service: Servic
     assert answers[3].headers["x-ratelimit-reset-requests"].startswith(("1h0m", "59m5"))
     assert 3500 < int(answers[3].headers["retry-after"]) <= 3615
     assert answers[3].json()["error"]["code"] == "rate_limit_exceeded"
-    assert "x-ratelimit-limit-requests" not in httpx.post(url, json=good, headers=bearer("plain")).headers
+    assert "x-ratelimit-limit-requests" not in plain_http.post(url, json=good, headers=bearer("plain")).headers
     assert service.stop() == 0
     service.start()
-    again = httpx.post(service.url("/v1/chat/completions"), json=good, headers=bearer("few"))
+    again = plain_http.post(service.url("/v1/chat/completions"), json=good, headers=bearer("few"))
     assert again.status_code == 429
 
 
 def test_a_keys_second_stream_waits_for_the_first(service: Service) -> None:
     """With one stream allowed per worker, as many as there are workers can be open; each that ends makes room."""
     port = service.settings["providers"][0]["port"]
-    httpx.post(
+    plain_http.post(
         f"http://127.0.0.1:{port}/_demo/behaviour", json={"mode": "ok", "chunks": 200, "chunk_delay_seconds": 0.1}
     )
 
@@ -140,7 +140,7 @@ def test_a_keys_second_stream_waits_for_the_first(service: Service) -> None:
         with contextlib.ExitStack() as opened:
             statuses = []
             for _ in range(8):
-                client = opened.enter_context(httpx.Client(timeout=30))
+                client = opened.enter_context(plain_http.Client(timeout=30))
                 answer = opened.enter_context(client.stream("POST", url, json=body(), headers=bearer("streams")))
                 statuses.append(answer.status_code)
                 if answer.status_code == 429:
@@ -149,27 +149,27 @@ def test_a_keys_second_stream_waits_for_the_first(service: Service) -> None:
             assert statuses.count(429) == 8 - statuses.count(200)
 
         def free() -> bool:
-            with httpx.stream("POST", url, json=body(), headers=bearer("streams")) as answer:
+            with plain_http.stream("POST", url, json=body(), headers=bearer("streams")) as answer:
                 return answer.status_code == 200
 
         assert all(service.until(free) for _ in range(4))
     finally:
-        httpx.post(f"http://127.0.0.1:{port}/_demo/behaviour", json={"mode": "ok"})
+        plain_http.post(f"http://127.0.0.1:{port}/_demo/behaviour", json={"mode": "ok"})
 
 
 def test_failures_and_admin_calls_are_known_to_the_whole_service(service: Service) -> None:
     """Whichever workers met them, /metrics/security tells of them all; the proxy's own user may ask without a key, a
     page in a browser may not."""
     url = service.url("/metrics/security")
-    before = httpx.get(url).json()
-    with httpx.Client(headers={"connection": "close"}) as client:
+    before = plain_http.get(url).json()
+    with plain_http.Client(headers={"connection": "close"}) as client:
         for number in range(6):
             bad = {"x-api-key": f"bad-{number}"}
             assert client.get(service.url("/v1/models"), headers=bad).status_code == 401
-    assert httpx.get(url, headers=bearer("plain")).status_code == 403
-    assert httpx.get(url, headers={"origin": "http://evil.example"}).status_code == 401
-    assert httpx.get(url, headers={"host": "evil.example"}).status_code == 401
-    after = httpx.get(url, headers=service.admin).json()
+    assert plain_http.get(url, headers=bearer("plain")).status_code == 403
+    assert plain_http.get(url, headers={"origin": "http://evil.example"}).status_code == 401
+    assert plain_http.get(url, headers={"host": "evil.example"}).status_code == 401
+    after = plain_http.get(url, headers=service.admin).json()
     assert after["failed_auth_attempts"] - before["failed_auth_attempts"] == 8
     assert after["failed_auth_by_reason"]["forbidden"] - before["failed_auth_by_reason"].get("forbidden", 0) == 1
     assert after["data_access"]["by_caller"]["admin"] == before["data_access"]["by_caller"].get("admin", 0) + 1
@@ -205,7 +205,7 @@ def test_a_key_is_rotated_in_its_file(service: Service) -> None:
     (service.place / "admin.key").write_text(secrets.token_urlsafe(32) + "\n")
 
     url = service.url("/metrics/security")
-    with httpx.Client(headers={"connection": "close"}) as client:
+    with plain_http.Client(headers={"connection": "close"}) as client:
 
         def all_refuse() -> bool:
             return {client.get(url, headers=old).status_code for _ in range(12)} <= {401, 429}

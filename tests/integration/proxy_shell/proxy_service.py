@@ -63,7 +63,7 @@ class Service:
         self.masters.append(master)
         return master
 
-    def hear(self, what: str, seconds: float = 15.0) -> str:
+    def hear(self, what: str, seconds: float = 45.0) -> str:
         """Reads the newest master's standard error until a line contains `what`; returns the line."""
         output = self.masters[-1].stderr
         assert output is not None
@@ -95,7 +95,7 @@ class Service:
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.ask('GET', '/status')[1]['port']}{path}"
 
-    def until(self, holds: Callable[[], Any], seconds: float = 15.0) -> Any:
+    def until(self, holds: Callable[[], Any], seconds: float = 45.0) -> Any:
         """Polls until `holds` returns something true, and returns it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

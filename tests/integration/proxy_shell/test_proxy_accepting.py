@@ -30,7 +30,7 @@ def run(scene: Callable[[], Any]) -> None:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(45):
         while not holds():
             await asyncio.sleep(0.005)
 
@@ -88,6 +88,52 @@ def test_without_descriptors_connections_wait_and_are_then_served(caplog: pytest
         acceptor.close()
         taken[0].close()
         client.close()
+        await asyncio.sleep(0)
+
+    run(scene)
+
+
+def test_a_worker_that_has_had_its_share_leaves_connections_to_the_others() -> None:
+    """While full it takes none that another does; when it is full no more it takes its turn again."""
+
+    async def scene() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        other = listener.dup()
+        full = [True]
+        shares: tuple[list[asyncio.BaseTransport], list[asyncio.BaseTransport]] = ([], [])
+        reduced = Acceptor(listener, lambda: Counted(shares[0]), lambda: full[0])
+        whole = Acceptor(other, lambda: Counted(shares[1]))
+        clients = connected(listener.getsockname(), 32)
+        await until(lambda: len(shares[0]) + len(shares[1]) == 32)
+        assert len(shares[1]) == 32
+        whole.close()
+        full[0] = False
+        clients += connected(listener.getsockname(), 8)
+        await until(lambda: len(shares[0]) == 8)
+        reduced.close()
+        for transport in (*shares[0], *shares[1]):
+            transport.close()
+        for client in clients:
+            client.close()
+        await asyncio.sleep(0)
+
+    run(scene)
+
+
+def test_what_nobody_else_takes_is_served_all_the_same() -> None:
+    """A worker that has had its share takes what is left waiting, all of it, though it stays full."""
+
+    async def scene() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        taken: list[asyncio.BaseTransport] = []
+        alone = Acceptor(listener, lambda: Counted(taken), lambda: True)
+        clients = connected(listener.getsockname(), 16)
+        await until(lambda: len(taken) == 16)
+        alone.close()
+        for transport in taken:
+            transport.close()
+        for client in clients:
+            client.close()
         await asyncio.sleep(0)
 
     run(scene)

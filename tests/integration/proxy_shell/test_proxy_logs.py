@@ -33,12 +33,12 @@ async def test_lines_are_gathered_and_come_by_themselves(file: Path) -> None:
     log.write("info", "one")
     log.write("info", "two")
     assert messages(file) == []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(45):
         while not messages(file):
             await asyncio.sleep(0.01)
     assert messages(file) == ["one", "two"]
     log.write("info", "three")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(45):
         while len(messages(file)) < 3:
             await asyncio.sleep(0.01)
     log.close()

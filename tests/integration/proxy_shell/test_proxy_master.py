@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import httpx
+import plain_http
 from proxy_service import Service, free_port
 
 HELLO = {"model": "demo-small", "messages": [{"role": "user", "content": "hello"}]}
@@ -24,7 +25,7 @@ def serving(service: Service, slot: int, not_pid: int) -> int | None:
 
 
 def counted(service: Service) -> float:
-    text = httpx.get(service.url("/metrics"), headers={"accept": "text/plain"}).text
+    text = plain_http.get(service.url("/metrics"), headers={"accept": "text/plain"}).text
     return sum(
         float(line.rsplit(" ", 1)[1])
         for line in text.splitlines()
@@ -35,11 +36,11 @@ def counted(service: Service) -> float:
 def test_a_killed_worker_is_replaced_at_once_and_counters_never_go_back(shared: Service) -> None:
     """After kill -9 the slot starts again without a delay, the other worker answers, and no count is lost."""
     for _ in range(4):
-        assert httpx.post(shared.url("/v1/chat/completions"), json=HELLO).status_code == 200
+        assert plain_http.post(shared.url("/v1/chat/completions"), json=HELLO).status_code == 200
     before = counted(shared)
     old = shared.workers()[0]
     os.kill(old["pid"], signal.SIGKILL)
-    assert httpx.post(shared.url("/v1/chat/completions"), json=HELLO).status_code == 200
+    assert plain_http.post(shared.url("/v1/chat/completions"), json=HELLO).status_code == 200
     shared.until(lambda: serving(shared, 0, old["pid"]))
     worker = shared.workers()[0]
     assert (worker["last_exit"], worker["crashes"], worker["consecutive_crashes"]) == ("signal 9", 1, 1)
@@ -94,8 +95,8 @@ def test_a_stopped_worker_gives_no_stacks_and_is_killed_and_replaced(shared: Ser
 def test_events_are_told_as_they_happen(shared: Service) -> None:
     """The stream begins with the status and then names each change with slot and pid."""
     old = shared.workers()[0]["pid"]
-    transport = httpx.HTTPTransport(uds=str(shared.control))
-    with httpx.Client(transport=transport, timeout=15) as client, client.stream("GET", "http://x/events") as told:
+    transport = plain_http.HTTPTransport(uds=str(shared.control))
+    with plain_http.Client(transport=transport, timeout=15) as client, client.stream("GET", "http://x/events") as told:
         lines = told.iter_lines()
         assert json.loads(next(lines))["state"] == "serving"
         os.kill(old, signal.SIGKILL)
@@ -121,7 +122,9 @@ def test_a_demo_upstream_that_dies_is_replaced(shared: Service) -> None:
     record = json.loads((shared.place / "run/children.json").read_bytes())
     (old,) = [row["pid"] for row in record if row["name"] == "demo-demo"]
     os.kill(old, signal.SIGKILL)
-    shared.until(lambda: httpx.get(f"http://127.0.0.1:{shared.settings['providers'][0]['port']}/v1/models").is_success)
+    shared.until(
+        lambda: plain_http.get(f"http://127.0.0.1:{shared.settings['providers'][0]['port']}/v1/models").is_success
+    )
 
 
 def test_a_second_master_refuses_and_secrets_are_private(shared: Service) -> None:
@@ -149,7 +152,7 @@ def test_a_reload_keeps_the_last_good_configuration(shared: Service) -> None:
     shared.hear("reloaded")
     assert shared.ask("GET", "/status")[1]["config_last_reload_successful"] is True
     assert not {worker["pid"] for worker in shared.workers()} & set(before)
-    assert httpx.post(shared.url("/v1/chat/completions"), content=b"x" * 5000).status_code == 413
+    assert plain_http.post(shared.url("/v1/chat/completions"), content=b"x" * 5000).status_code == 413
 
 
 def test_the_command_reload_waits_for_the_end_and_fails_where_it_was_refused(service: Service) -> None:
@@ -204,7 +207,7 @@ def test_workers_drain_when_the_master_is_killed_and_its_successor_serves(servic
     service.masters[0].wait()
     service.until(lambda: not Path(f"/proc/{orphans[0]}").exists())
     service.start()
-    assert httpx.get(service.url("/health/live")).status_code == 200
+    assert plain_http.get(service.url("/health/live")).status_code == 200
     service.until(lambda: not Path(f"/proc/{orphans[1]}").exists())
 
 
@@ -213,9 +216,9 @@ def test_the_end_finishes_what_is_in_hand(service: Service) -> None:
     service.settings["workers"] = 1
     service.start()
     demo = f"http://127.0.0.1:{service.settings['providers'][0]['port']}/_demo/behaviour"
-    httpx.post(demo, json={"mode": "ok", "chunks": 10, "chunk_delay_seconds": 0.1})
+    plain_http.post(demo, json={"mode": "ok", "chunks": 10, "chunk_delay_seconds": 0.1})
     pids = [row["pid"] for row in json.loads((service.place / "run/children.json").read_bytes())]
-    with httpx.stream("POST", service.url("/v1/chat/completions"), json={**HELLO, "stream": True}) as reply:
+    with plain_http.stream("POST", service.url("/v1/chat/completions"), json={**HELLO, "stream": True}) as reply:
         lines = reply.iter_lines()
         assert next(lines).startswith("data: ")
         service.masters[0].send_signal(signal.SIGTERM)
@@ -260,7 +263,7 @@ def test_systemd_is_told_and_its_socket_is_used(service: Service) -> None:
         heard: list[bytes] = []
         while b"READY=1" not in heard:
             heard.append(notify.recv(1024))
-        assert httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
+        assert plain_http.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
         assert service.stop() == 0
         while not heard[-1].startswith(b"STOPPING=1\nEXTEND_TIMEOUT_USEC="):
             heard.append(notify.recv(1024))

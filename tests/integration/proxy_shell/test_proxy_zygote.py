@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import plain_http
 import pytest
 from proxy_service import Service
 
@@ -48,7 +49,7 @@ def test_what_it_forks_is_the_masters_own_child(shared: Service) -> None:
         theirs = targets(worker["pid"])
         assert not {end for end in targets(now["zygote_pid"]) if end.startswith("socket:")} & theirs
     with pytest.raises(httpx.TransportError):
-        httpx.post(shared.url("/debug/fault"), json={"kind": "crash"}, headers=shared.admin)
+        plain_http.post(shared.url("/debug/fault"), json={"kind": "crash"}, headers=shared.admin)
     shared.until(lambda: "exit 70" in [worker["last_exit"] for worker in shared.workers()])
     shared.until(lambda: all(worker["state"] == "serving" for worker in shared.workers()))
 
@@ -58,7 +59,7 @@ def test_workers_that_were_forked_alike_differ(shared: Service) -> None:
     seen: set[str] = set()
 
     def both() -> bool:
-        seen.add(httpx.get(shared.url("/health/live")).headers["x-request-id"][:12])
+        seen.add(plain_http.get(shared.url("/health/live")).headers["x-request-id"][:12])
         return len(seen) == 2
 
     shared.until(both)

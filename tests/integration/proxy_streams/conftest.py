@@ -9,8 +9,8 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Literal
 
-import httpx
 import orjson
+import plain_http
 import pytest
 
 from proxy.call import Call, Operation
@@ -152,14 +152,14 @@ async def streams() -> AsyncIterator[Streams]:
     yield Streams(provider, upstream)
     await upstream.close()
     provider.server.close()
-    await asyncio.wait_for(provider.server.wait_closed(), 5)
+    await asyncio.wait_for(provider.server.wait_closed(), 45)
 
 
 @pytest.fixture
 def until() -> Callable[..., Awaitable[None]]:
     """Polls until a condition holds; fails after a deadline."""
 
-    async def wait(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    async def wait(condition: Callable[[], bool], seconds: float = 45.0) -> None:
         deadline = asyncio.get_running_loop().time() + seconds
         while not condition():
             assert asyncio.get_running_loop().time() < deadline, "the condition never held"
@@ -176,7 +176,7 @@ class Demo:
         self.process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
+        self.client = plain_http.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=45)
 
     def behave(self, mode: str = "ok", **how: Any) -> None:
         answer = self.client.post("/_demo/behaviour", json={"mode": mode, **how})

@@ -28,7 +28,7 @@ async def whole(upstream: Upstream, url: str, body: bytes = b"{}") -> tuple[int,
 
 
 async def fault(upstream: Upstream, url: str) -> Fault:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(45):
         with pytest.raises(UpstreamError) as caught:
             await whole(upstream, url)
     return caught.value.fault

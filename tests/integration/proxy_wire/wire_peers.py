@@ -69,7 +69,7 @@ class Peer:
             self.gone += gone
             self.changed.notify_all()
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
         """Waits until `condition` holds; it is looked at when a connection comes or ends."""
         async with asyncio.timeout(seconds), self.changed:
             await self.changed.wait_for(condition)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -250,3 +251,24 @@ def test_a_statement_that_fails_is_a_store_error(tmp_path: Path) -> None:
     Facts(database).put("still", "works")
     assert Facts(database).get("still") == "works"
     database.close()
+
+
+def test_a_migration_that_takes_long_gives_signs_that_it_goes_on(tmp_path: Path) -> None:
+    """A store of an earlier release with much history is brought up to date, and whoever waits hears of it; one that
+    is up to date already says nothing."""
+    path = tmp_path / "proxywatch.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as older:
+        for file in sorted(MIGRATIONS.glob("000[123]_*.sql")):
+            older.executescript(file.read_text())
+        older.execute("PRAGMA user_version=3")
+        older.execute("INSERT INTO incidents (id, key, state, opened_at, body) VALUES (1, 'host', 'open', 0, '{}')")
+        older.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
+            " INSERT INTO timeline (incident_id, at, kind, text, data) SELECT 1, i, 'alert', 'x', '{}' FROM n"
+        )
+    signs: list[bool] = []
+    Database(path, lambda: signs.append(True)).close()
+    assert signs
+    signs.clear()
+    Database(path, lambda: signs.append(True)).close()
+    assert not signs

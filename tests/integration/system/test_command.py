@@ -99,3 +99,30 @@ async def test_a_program_that_is_not_there() -> None:
 async def test_it_inherits_no_input() -> None:
     """A program that reads its standard input finds its end at once."""
     assert (await run_command(["cat"], timeout=10)).output == ""
+
+
+_MORTAL = """
+import asyncio, sys
+from watchdog.system.command import run_command
+asyncio.run(run_command(["sh", "-c", "echo $$ > " + sys.argv[1] + "; sleep 600; true"], timeout=600, outlives_us=False))
+"""
+
+
+async def test_a_program_that_must_not_outlive_us_dies_with_us(children: Path) -> None:
+    """When the process that runs it is killed, nobody bounds it any more: the kernel ends it at once."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _MORTAL, str(children))
+    async with asyncio.timeout(60):
+        while not (children.exists() and children.read_text().strip()):
+            await asyncio.sleep(0.02)
+        pid = int(children.read_text())
+        assert alive(pid)
+        process.kill()
+        await process.wait()
+        while alive(pid):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_bound_program_that_is_not_there_says_so() -> None:
+    """The words are those of any other program."""
+    with pytest.raises(ActionError, match=r"^no-such-program: cannot be started: No such"):
+        await run_command(["no-such-program"], timeout=5, outlives_us=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from watchdog.system.memory_group import MemoryGroup, memory_group
+from watchdog.system.memory_group import MemoryGroup, memory_group, memory_room
 
 MIB = 1024 * 1024
 HOG = f"""
@@ -48,6 +48,28 @@ def test_hybrid_looks_where_memory_is_accounted(tmp_path: Path) -> None:
     found = memory_group(7, proc=tmp_path, v2=tmp_path / "v2", v1=tmp_path / "v1")
     assert found == MemoryGroup("/web", 3, None, None, None)
     assert found.unit == "/web"
+
+
+def test_room_until_the_nearer_limit(tmp_path: Path) -> None:
+    """What a process may still take is bounded by its group, where pages of files count as free, or by the machine."""
+    group = tmp_path / "v2/web.service"
+    group.mkdir(parents=True)
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/cgroup").write_text("0::/web.service\n")
+    (group / "memory.events").write_text("oom_kill 0\n")
+    (group / "memory.current").write_text("9000000\n")
+    (group / "memory.max").write_text("10000000\n")
+    (group / "memory.stat").write_text("anon 1\ninactive_file 2000000\nactive_file 500000\n")
+
+    def room() -> int | None:
+        return memory_room(7, proc=tmp_path, v2=tmp_path / "v2", v1=tmp_path / "v1")
+
+    assert room() == 3_500_000
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:    1000 kB\n")
+    assert room() == 1_024_000
+    (group / "memory.max").write_text("max\n")
+    (tmp_path / "meminfo").unlink()
+    assert room() is None
 
 
 def test_nothing_accounts_for_memory(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from watchdog.signs import Signs
 from watchdog.system.service_manager import ServiceManager
 
 
@@ -57,3 +58,14 @@ def test_a_manager_that_has_gone_is_said_and_harms_nothing(tmp_path: Path, caplo
         manager.tell("READY=1")
     manager.close()
     assert "could not be told READY=1" in caplog.text
+
+
+def test_more_time_is_asked_for_at_each_step_and_not_too_often(heard: socket.socket, tmp_path: Path) -> None:
+    """Work that goes on gets more time with each of its steps; many steps in a moment are one message."""
+    signs = Signs({"NOTIFY_SOCKET": str(tmp_path / "notify")}, lambda: "all well")
+    for _ in range(100):
+        signs.advanced("looking back")
+    signs.ready()
+    signs.close()
+    assert heard.recv(1024) == b"EXTEND_TIMEOUT_USEC=60000000\nSTATUS=looking back"
+    assert heard.recv(1024) == b"READY=1\nSTATUS=all well"

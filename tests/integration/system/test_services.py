@@ -103,7 +103,7 @@ async def test_stopped_by_us_is_on_purpose_and_killed_is_a_failure(make: MakeChi
     await service.start()
     ended = asyncio.create_task(service.wait_exit())
     os.kill((await identity_of(service)).pid, signal.SIGKILL)
-    await asyncio.wait_for(ended, 10)
+    await asyncio.wait_for(ended, 45)
     status = await service.status()
     assert (status.state, status.on_purpose) == ("failed", False)
     assert "killed by signal 9" in status.note
@@ -206,7 +206,7 @@ async def test_a_service_outlives_its_starter_and_is_adopted(make: MakeChild, co
     assert await identity_of(adopted) == identity, "starting what runs does nothing"
     ended = asyncio.create_task(adopted.wait_exit())
     await adopted.stop()
-    await asyncio.wait_for(ended, 10)
+    await asyncio.wait_for(ended, 45)
     assert not process.alive(identity)
 
 
@@ -298,7 +298,7 @@ async def test_an_external_service_is_never_touched(context: ServiceContext, tmp
                 await command()
         ended = asyncio.create_task(service.wait_exit())
         child.kill()
-        await asyncio.wait_for(ended, 10)
+        await asyncio.wait_for(ended, 45)
     assert (await service.status()).state == "stopped"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -36,7 +37,7 @@ async def unix_server(path: Path, script: Script) -> AsyncIterator[None]:
         yield
     finally:
         listening.close()
-        await asyncio.wait_for(asyncio.gather(*(task for task in handlers if task)), 10)
+        await asyncio.wait_for(asyncio.gather(*(task for task in handlers if task)), 45)
 
 
 def reply(status: int, body: bytes) -> bytes:
@@ -74,6 +75,30 @@ async def test_requests_share_one_connection(client: UnixHttpClient, tmp_path: P
     assert asked[0] == ("GET /a HTTP/1.1", b"")
     assert asked[3][0] == "POST /b HTTP/1.1"
     assert json.loads(asked[3][1]) == {"x": 1}
+
+
+async def test_effects_leave_no_connections_behind(client: UnixHttpClient, tmp_path: Path) -> None:
+    """However many effects and questions at once, two connections are kept and the others are closed."""
+    open_now = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal open_now
+        open_now += 1
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(2 if head.startswith(b"POST") else 0)
+                writer.write(reply(200, b"{}"))
+        open_now -= 1
+
+    async with unix_server(tmp_path / "s", script):
+        for _ in range(5):
+            await client.request(tmp_path / "s", "POST", "/gc", json={})
+        await asyncio.gather(*(client.request(tmp_path / "s", "GET", "/") for _ in range(5)))
+        async with asyncio.timeout(30):
+            while open_now != 2:
+                await asyncio.sleep(0.01)
+        await client.close()
 
 
 async def test_a_restarted_server_is_found_again(client: UnixHttpClient, tmp_path: Path) -> None:
@@ -181,4 +206,4 @@ async def test_a_follower_that_stops_lets_its_connection_go(client: UnixHttpClie
     async with unix_server(tmp_path / "s", script):
         async with aclosing(client.stream_lines(tmp_path / "s", "/events")) as lines:
             assert await anext(lines) == "one"
-        await asyncio.wait_for(left.wait(), 5)
+        await asyncio.wait_for(left.wait(), 45)

@@ -16,7 +16,7 @@ from watchdog.playbooks.desk import Desk
 from watchdog.playbooks.evidence.cache_diagnosis import cache_diagnosis
 from watchdog.playbooks.evidence.of_configuration import config_changes
 from watchdog.playbooks.evidence.of_host import disk_usage, pressure, top_processes
-from watchdog.playbooks.evidence.of_memory import out_of_memory
+from watchdog.playbooks.evidence.of_memory import out_of_memory, process_memory
 from watchdog.playbooks.evidence.of_proxy import cache, providers, worker_process, worker_stacks, workers
 from watchdog.playbooks.evidence.of_requests import last_requests
 from watchdog.playbooks.evidence.of_service import service_log, service_status
@@ -53,6 +53,7 @@ COLLECTORS: Mapping[str, Collector] = {
         top_processes,
         pressure,
         out_of_memory,
+        process_memory,
         disk_usage,
     )
 }

@@ -1,4 +1,4 @@
-"""Evidence of the kernel's hand: whether it killed something of the service for want of memory, and what."""
+"""Evidence of memory: what processes say of their own, and whether the kernel killed one for want of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 from watchdog.actions import ActionContext
 from watchdog.errors import ActionError, ProbeError
 from watchdog.system.command import run_command
+from watchdog.system.memory_agent import MemoryAgent
+from watchdog.system.memory_answers import AgentMemory
 from watchdog.system.memory_group import MemoryGroup, memory_group
 from watchdog.system.proxy_api import MasterStatus
 from watchdog.units import format_bytes
@@ -34,6 +36,26 @@ async def out_of_memory(context: ActionContext) -> str:
         return "\n".join([_none(group), *kernel])
     suspects = f"; {'; '.join(killed)}" if killed else ""
     return "\n".join([_told(group) + suspects, *kernel])
+
+
+async def process_memory(context: ActionContext) -> str:
+    """What the processes of the target say of themselves: memory, garbage collector, descriptors, tasks and threads."""
+    return "\n".join([_figures(agent, await agent.memory(timeout=2.0)) for agent in await context.memory_agents()])
+
+
+def _figures(agent: MemoryAgent, memory: AgentMemory) -> str:
+    heap = memory.heap
+    parts = [
+        f"{agent.service}/{agent.worker}, pid {memory.pid}: anonymous {format_bytes(memory.anon_bytes)}",
+        f"resident {format_bytes(memory.rss_bytes)}",
+        f"heap {format_bytes(heap.used_bytes)} used and {format_bytes(heap.free_bytes)} free" if heap else "",
+        f"{memory.objects:,} objects",
+        f"{memory.descriptors:,} descriptors of {memory.descriptors_limit or '?'}, {memory.sockets:,} sockets",
+        f"{memory.tasks:,} tasks, {memory.threads:,} threads",
+        f"{memory.requests:,} requests" if memory.requests is not None else "",
+        f"full collections {memory.gc[-1].collections:,}" if memory.gc else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 async def _master(context: ActionContext) -> MasterStatus | None:

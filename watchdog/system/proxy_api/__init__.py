@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from watchdog.system.proxy_api.administration import AdminCalls
 from watchdog.system.proxy_api.answers import (
+    AgeOrder,
     AlreadyReplaced,
     CacheHealth,
     GarbageCollected,
     MasterStatus,
     ProviderHealth,
     ProviderKey,
+    RecycleAge,
     Recycled,
     Restraint,
     Warming,
@@ -23,6 +25,7 @@ from watchdog.system.proxy_api.service import ServiceCalls
 from watchdog.system.proxy_api.workers import WorkerCalls
 
 __all__ = [
+    "AgeOrder",
     "AlreadyReplaced",
     "CacheHealth",
     "GarbageCollected",
@@ -31,6 +34,7 @@ __all__ = [
     "ProviderKey",
     "ProxyApi",
     "ProxyEndpoint",
+    "RecycleAge",
     "Recycled",
     "Restraint",
     "Warming",

@@ -33,6 +33,23 @@ class WorkerStatus(Answer):
     """The process of this slot that ended last, and how."""
 
 
+class AgeOrder(Answer):
+    """An age in seconds that was ordered. Times are the proxy's epoch seconds."""
+
+    seconds: float
+    since: float
+    until: float
+    reason: str = ""
+
+
+class RecycleAge(Answer):
+    """After how many seconds of serving workers are replaced (None: never), and what was ordered about it."""
+
+    seconds: float | None = None
+    configured_seconds: float = 0.0
+    ordered: AgeOrder | None = None
+
+
 class MasterStatus(Answer):
     """The master and its slots."""
 
@@ -41,6 +58,8 @@ class MasterStatus(Answer):
     started_at: float
     state: Literal["serving", "starting", "stopping"]
     workers: tuple[WorkerStatus, ...] = ()
+    recycle_age: RecycleAge | None = None
+    """None: a proxy that knows of no age."""
     config_last_reload_successful: bool = True
 
 

@@ -13,6 +13,7 @@ from watchdog.system.proxy_api.answers import (
     AlreadyReplaced,
     GarbageCollected,
     MasterStatus,
+    RecycleAge,
     Recycled,
     WorkerEvent,
     WorkerHealth,
@@ -39,11 +40,18 @@ class WorkerCalls(Caller):
                     yield parse(model, content, f"{socket}: GET /events")
 
     async def recycle_worker(
-        self, slot: int, mode: Literal["graceful", "kill"], expect_pid: int, timeout: float
+        self,
+        slot: int,
+        mode: Literal["graceful", "kill"],
+        expect_pid: int,
+        timeout: float,
+        reason: Literal["command", "leak"] = "command",
     ) -> Recycled | AlreadyReplaced:
-        """Replaces one worker and waits until the new one serves. Repeated calls never hit the replacement."""
+        """Replaces one worker and waits until the new one serves. Repeated calls never hit the replacement. The proxy
+        counts recycles by `reason`."""
         target = f"/workers/{slot}/recycle"
-        status, content = await self._act(target, {"mode": mode, "expect_pid": expect_pid}, timeout)
+        body = {"mode": mode, "expect_pid": expect_pid, "reason": reason}
+        status, content = await self._act(target, body, timeout)
         if status == 409:
             return AlreadyReplaced(str(content.get("error", "the worker has another pid")))
         self._require_ok(status, content, f"POST {target}")
@@ -53,6 +61,13 @@ class WorkerCalls(Caller):
         """Replaces all workers, one at a time; returns when the last new one serves."""
         status, content = await self._act("/recycle", None, timeout)
         self._require_ok(status, content, "POST /recycle")
+
+    async def recycle_age(self, seconds: float, for_seconds: float, reason: str, timeout: float = 5.0) -> RecycleAge:
+        """Has workers replaced when they have served for `seconds`, for so long; 0 ends what was ordered."""
+        what = {"seconds": seconds, "for_seconds": for_seconds, "reason": reason}
+        status, content = await self._act("/recycle-age", what, timeout)
+        self._require_ok(status, content, "POST /recycle-age")
+        return parse(RecycleAge, content, "POST /recycle-age", ActionError)
 
     async def worker_stacks(self, slot: int, timeout: float = 3.0) -> str:
         """Stacks of all threads, dumped by the worker's signal handler: works while its event loop is blocked."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from watchdog.clock import Clock
 from watchdog.core.permission import Denial
@@ -46,6 +46,8 @@ class ServiceSettings(Settings):
     this service is restarted."""
     recovery: Recovery | None = None
     """What is archived of it, and how it is put back."""
+    memory_agents: tuple[Path, ...] = ()
+    """Sockets of the memory agents in its processes, for a service that mounts them; an llm-proxy's are known."""
 
     @field_validator("depends_on")
     @classmethod
@@ -53,6 +55,12 @@ class ServiceSettings(Settings):
         for target in targets:
             parse_target(target)
         return targets
+
+    @model_validator(mode="after")
+    def _agents_once(self) -> Self:
+        if self.proxy is not None and self.memory_agents:
+            raise ValueError("`memory_agents` beside `proxy`: the workers of an llm-proxy are its agents")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

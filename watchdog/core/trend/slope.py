@@ -1,4 +1,4 @@
-"""Is something really growing, and how fast: robust slope and significance over a window of points."""
+"""Robust slope, its interval, and the significance of a rise over a window of points."""
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ class Trend:
     p: float
 
 
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """What the slope may be, from `low` to `high`."""
+
+    low: float
+    high: float
+
+
 def theil_sen(points: Sequence[tuple[float, float]]) -> Line | None:
     """The median of the slopes between all pairs of points (time, value); None if no two times differ.
 
@@ -40,16 +48,30 @@ def theil_sen(points: Sequence[tuple[float, float]]) -> Line | None:
     (W. J. Conover, Practical Nonparametric Statistics).
     """
     chosen = _thinned(points)
-    slopes = [
-        (later_value - value) / (later_time - time)
-        for index, (time, value) in enumerate(chosen)
-        for later_time, later_value in chosen[index + 1 :]
-        if later_time != time
-    ]
+    slopes = _slopes(chosen)
     if not slopes:
         return None
     slope = median(slopes)
     return Line(slope, median(value - slope * time for time, value in chosen))
+
+
+def sen_interval(points: Sequence[tuple[float, float]], *, inflation: float = 1.0, z: float = 1.96) -> Interval | None:
+    """Between which two of the pairs' slopes the true one lies; None if no two times differ.
+
+    The normal approximation by Kendall's variance, `z` standard deviations to each side (1.96: 95 %). `inflation` is by
+    how much neighbours that resemble each other make that variance larger; an interval that would need more pairs
+    than there are ends at the flattest and the steepest. Method: P. K. Sen 1968; M. Hollander, D. A. Wolfe,
+    Nonparametric Statistical Methods, chapter 9; inflation: K. H. Hamed, A. R. Rao, Journal of Hydrology 204 (1998).
+    """
+    chosen = _thinned(points)
+    slopes = sorted(_slopes(chosen))
+    if not slopes:
+        return None
+    reach = z * math.sqrt(_variance([value for _, value in chosen]) * inflation)
+    count = len(slopes)
+    return Interval(
+        slopes[max(0, math.floor((count - reach) / 2))], slopes[min(count - 1, math.ceil((count + reach) / 2))]
+    )
 
 
 def mann_kendall(values: Sequence[float]) -> Trend:
@@ -68,14 +90,29 @@ def mann_kendall(values: Sequence[float]) -> Trend:
     score = sum(
         (later > value) - (later < value) for index, value in enumerate(chosen) for later in chosen[index + 1 :]
     )
-    ties = [size for size in Counter(chosen).values() if size > 1]
-    variance = (_spread(count) - sum(_spread(size) for size in ties)) / 18
+    variance = _variance(chosen)
     if variance == 0:
         return Trend(0.0, 1.0)
+    ties = [size for size in Counter(chosen).values() if size > 1]
     pairs = count * (count - 1) / 2
     untied = pairs - sum(size * (size - 1) / 2 for size in ties)
     z = (score - math.copysign(1, score)) / math.sqrt(variance) if score else 0.0
     return Trend(score / math.sqrt(pairs * untied), math.erfc(abs(z) / math.sqrt(2)))
+
+
+def _slopes(points: Sequence[tuple[float, float]]) -> list[float]:
+    return [
+        (later_value - value) / (later_time - time)
+        for index, (time, value) in enumerate(points)
+        for later_time, later_value in points[index + 1 :]
+        if later_time != time
+    ]
+
+
+def _variance(values: Sequence[float]) -> float:
+    """Of Kendall's score if there is no trend, under ties."""
+    ties = sum(_spread(size) for size in Counter(values).values() if size > 1)
+    return (_spread(len(values)) - ties) / 18
 
 
 def _spread(size: int) -> int:
