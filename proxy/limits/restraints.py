@@ -26,6 +26,7 @@ class Notices(Protocol):
     def get(self, name: bytes) -> bytes | None: ...
     def change(self, name: bytes, change: Callable[[bytes | None], bytes | None]) -> bool: ...
     def on_news(self, reader: Callable[[], None]) -> None: ...
+    def refresh(self) -> None: ...
 
 
 class Kind(StrEnum):
@@ -123,7 +124,9 @@ class Restraints:
         return bool(self._in_force)
 
     def told(self) -> list[dict[str, Any]]:
-        """All that are in force, for operators."""
+        """All that are in force, for operators: also what another worker was told a moment ago."""
+        if self._notices is not None:
+            self._notices.refresh()
         now = self._clock.monotonic()
         return [self._told(subject, one) for subject, one in self._in_force.items() if one.until > now]
 

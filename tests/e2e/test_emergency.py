@@ -75,8 +75,9 @@ async def ask(world: World) -> int:
 
 
 async def served_and_archived(world: World) -> None:
-    """A request is in the ledger, and an archive holds both."""
+    """A request is in the ledger, an archive holds both, and the agent has looked at what it archives by itself."""
     await world.start()
+    await eventually("the agent has archived it", lambda: archives(world), 20)
     await eventually("the proxy answers", lambda: ask(world), 20)
     await eventually("the request is in the ledger", lambda: rows(world), 20)
     code, output = await world.command("backup", "create", "llm-proxy")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,14 +130,8 @@ def _digest(change: Change) -> str | None:
 async def _choose(shelf: Shelf, holding: Holding, wanted: Wanted, scratch: Path, tell: Tell) -> _Choice:
     choice = _Choice()
     files = wanted.files
-    ill: dict[str, str] = {}
-    if wanted.databases:
-        for database in holding.databases:
-            tell(f"reading {database.name} through")
-            if problem := await asyncio.to_thread(trouble_in_place, database, scratch):
-                ill[str(database)] = problem
-            else:
-                choice.said.append(f"{database.name} is sound and was left alone")
+    ill = await _ill_databases(holding, choice, scratch, tell) if wanted.databases else {}
+    without: dict[str, str] = {}
     for number, candidate in enumerate([wanted.archive] if wanted.archive else shelf.archives(holding.name)):
         if not files and not ill:
             break
@@ -159,12 +153,35 @@ async def _choose(shelf: Shelf, holding: Holding, wanted: Wanted, scratch: Path,
         for path in [path for path in ill if verdict.databases.get(path) == "" and holding.covers(path)]:
             choice.changes += _database_of(path, verdict, room)
             choice.said.append(f"{Path(path).name} ({ill.pop(path)}) from {candidate.name}")
-    over = "; ".join(f"{name}: {why}" for name, why in choice.passed_over.items()) or "there is none"
+        if ill:
+            without[candidate.name] = _lacks(verdict, ill)
+    over = "; ".join(f"{name}: {why}" for name, why in (without | choice.passed_over).items()) or "there is none"
     if files:
         raise BackupError(f"no archive of {holding.name} has a configuration to put back: {over}")
     if ill:
         raise BackupError(f"no archive of {holding.name} has a sound {', '.join(Path(p).name for p in ill)}: {over}")
     return choice
+
+
+async def _ill_databases(holding: Holding, choice: _Choice, scratch: Path, tell: Tell) -> dict[str, str]:
+    """What is wrong with those that are not sound, by path."""
+    ill: dict[str, str] = {}
+    for database in holding.databases:
+        tell(f"reading {database.name} through")
+        if problem := await asyncio.to_thread(trouble_in_place, database, scratch):
+            ill[str(database)] = problem
+        else:
+            choice.said.append(f"{database.name} is sound and was left alone")
+    return ill
+
+
+def _lacks(verdict: Verdict, ill: Iterable[str]) -> str:
+    """Why an archive has nothing to put in the place of databases that are still ill; empty: none is."""
+    manifest = verdict.manifest
+    if manifest is None or verdict.problem:
+        return verdict.problem
+    whys = {path: verdict.databases.get(path) or manifest.left_out.get(path) or "it holds none" for path in ill}
+    return ", ".join(f"{Path(path).name}: {why}" for path, why in whys.items())
 
 
 def _unfit(verdict: Verdict, holding: Holding, wanted: Wanted) -> str:

@@ -220,7 +220,10 @@ def digest(content: bytes) -> str:
 
 
 def open_world(root: Path, command: Command = run_command) -> World:
-    """A host with the record that is there. Raises InstallationError for a record that cannot be understood."""
+    """A host with the record that is there. Raises InstallationError for a root that is not there, and for a record
+    that cannot be understood."""
+    if not root.is_dir():
+        raise InstallationError(f"{root}: there is no such directory", hint="make or mount the image first")
     world = World(root, command)
     text = world.read(RECORD)
     if text is not None:

@@ -221,7 +221,7 @@ class ImaginedProxy(ProxyApi):
         return MasterStatus(pid=1, started_at=0.0, state="serving", workers=workers)
 
     async def recycle_worker(
-        self, slot: int, mode: Literal["graceful", "kill"], expect_pid: int, timeout: float
+        self, slot: int, mode: Literal["graceful", "kill"], expect_pid: int, timeout: float, reason: str
     ) -> Recycled | AlreadyReplaced:
         if expect_pid != self._pid(slot):
             return AlreadyReplaced("another pid")

@@ -98,6 +98,7 @@ def _can_build_the_same(checkout: Path, builder: Path, target: Path) -> None:
 def _works(wheel: Release, root: Path) -> None:
     """Both programs judge the defaults that came with them, found by themselves, to be good."""
     here = own_environment(wheel.identity)
+    root.mkdir()
     world = World(root, told(PIP_NO_DEPS="1", PIP_NO_INDEX="1"))
     BuildEnvironment(here, wheel).do(world)
     place = world.at(here.directory)
