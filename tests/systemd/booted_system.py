@@ -201,7 +201,7 @@ class BootedSystem:
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as following:
             assert following.stdout is not None
             try:
-                for line in _lines_within(following.stdout.fileno(), seconds):
+                for line in lines_within(following.stdout.fileno(), seconds):
                     entry: dict[str, Any] = json.loads(line)
                     if since is None or _holds(entry, match):
                         return entry
@@ -236,9 +236,10 @@ class BootedSystem:
         return pid
 
     def reboot(self) -> None:
-        """Boots it again, orderly; what is on its disk stays. BootError."""
+        """Boots it again without stopping its units first; what is on its disk stays. BootError."""
         before = self.leader
-        self.run("systemctl", "--no-block", "reboot")
+        # It ends whoever asked, too.
+        self.run("systemctl", "reboot", "--force", check=False)
         deadline = time.monotonic() + BOOT_SECONDS
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, ValueError):
@@ -314,7 +315,8 @@ def _holds(entry: Mapping[str, Any], match: Sequence[str]) -> bool:
     return all(entry.get(name) == value for name, value in (one.partition("=")[::2] for one in match))
 
 
-def _lines_within(descriptor: int, seconds: float) -> Iterator[bytes]:
+def lines_within(descriptor: int, seconds: float) -> Iterator[bytes]:
+    """Lines as they come, until the end of what is read or of the time."""
     deadline, told = time.monotonic() + seconds, b""
     while (left := deadline - time.monotonic()) > 0:
         if select.select([descriptor], [], [], left)[0]:

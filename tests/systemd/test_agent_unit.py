@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from booted_system import lines_within
 from installed_lab import AGENT, PROXY, Lab
 
 MEASURED = {
@@ -30,6 +32,17 @@ def watching(installed: Lab) -> Iterator[Lab]:
         installed.run("systemctl", "start", AGENT)
         yield installed
         installed.run("systemctl", "stop", AGENT)
+
+
+@contextmanager
+def sunk(argv: Sequence[str]) -> Iterator[Iterator[bytes]]:
+    """The lines that a command says, for two minutes at most; it ends with the block."""
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as sink:
+        assert sink.stdout is not None
+        try:
+            yield lines_within(sink.stdout.fileno(), 120)
+        finally:
+            sink.kill()
 
 
 @pytest.mark.parametrize("what", MEASURED)
@@ -63,7 +76,7 @@ def test_an_agent_that_hangs_is_replaced_by_systemds_watchdog(watching: Lab) -> 
 
 
 def test_an_agent_that_cannot_start_calls_a_person_and_is_left_alone(lab: Lab) -> None:
-    """With a broken configuration the starts are finite, and then a webhook of the routes file says who failed and why;
+    """With a broken configuration and none from before, starts are finite, and then a webhook of the routes says why;
     the secret that the webhook is signed with is the credential that the agent itself is handed."""
     routes = """
 route: {receiver: on-call}
@@ -73,16 +86,16 @@ receivers:
       - url: http://127.0.0.1:9999/
         x_hmac_secret_file: /run/credentials/proxywatch.service/secret_llm-proxy.key
 """
+    lab.run("rm", "-rf", "/var/lib/proxywatch/accepted")
     with (
-        subprocess.Popen(lab.python("lab_sink.py", "9999"), stdout=subprocess.PIPE, text=True) as sink,
+        sunk(lab.python("lab_sink.py", "9999")) as lines,
         lab.changed("/etc/proxywatch/proxywatch.yaml", "probes: {host: {kind: sistem}}\n"),
         lab.changed("/etc/proxywatch/routes.yaml", routes),
         lab.drop_in(AGENT, "[Unit]\nStartLimitBurst=1\n[Service]\nRestartSec=100ms\n"),
     ):
-        assert sink.stdout is not None
-        assert sink.stdout.readline() == "listening\n"
+        assert next(lines) == b"listening"
         lab.run("systemctl", "start", "--no-block", AGENT)
-        told: dict[str, Any] = json.loads(sink.stdout.readline())["alerts"][0]
+        told: dict[str, Any] = json.loads(next(lines))["alerts"][0]
     assert told["labels"]["unit"] == AGENT
     assert told["annotations"]["summary"].startswith(f"{AGENT} has failed for good: exit-code, exit status 2")
     shown = lab.booted.properties(AGENT, "ActiveState", "NRestarts")

@@ -115,15 +115,13 @@ def repairs_each(directory: Path) -> Playbook:
 
 
 KILLING = """#!/bin/sh
-# killing.sh NAME TRUTH WHEN: kills its parent before, after, or instead of its effect, the first time only.
+# killing.sh NAME TRUTH WHEN: kills its parent before or after its effect, the first time only.
 cd "${0%/*}" || exit 9
 if [ ! -e killed ]; then
   : > killed
-  if [ "$3" != after ]; then kill -9 "$PPID"; fi
-  if [ "$3" = instead ]; then exit; fi
+  if [ "$3" = before ]; then kill -9 "$PPID"; sleep 1; fi
   echo "$1" >> effects; : > "truths/$2"
-  if [ "$3" = after ]; then kill -9 "$PPID"; fi
-  : > outlived
+  kill -9 "$PPID"
 else
   echo "$1" >> effects; : > "truths/$2"
 fi

@@ -83,7 +83,7 @@ async def test_a_killed_server_delays_rows_and_loses_none(place: Place, database
     for number in range(400, 500):
         ledger.record(values(number))
     await place.until(lambda: count(database) == 500)
-    assert ledger.health()["status"] == "healthy"
+    await place.until(lambda: ledger.health()["status"] == "healthy")
     assert place.counted("ledger_rows_lost_total") == {}
 
 

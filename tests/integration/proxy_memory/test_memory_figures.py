@@ -258,13 +258,14 @@ async def test_who_hangs_up_has_cancelled(tmp_path: Path) -> None:
     async with mounted(tmp_path) as ask:
         await ask.agent.serve(tmp_path / "agent.sock")
         _, writer = await asyncio.open_unix_connection(str(tmp_path / "agent.sock"))
+        others = children()
         writer.write(b"POST /memory/census HTTP/1.1\r\n\r\n")
-        pid = (await until(children, "a child")).pop()
+        pid = (await until(lambda: children() - others, "a child")).pop()
         await until(lambda: set_up(pid), "the child to have let go of the connection")
         os.kill(pid, signal.SIGSTOP)
         writer.close()
         await writer.wait_closed()
-        await until(lambda: not children(), "the child to be gone")
+        await until(lambda: pid not in children(), "the child to be gone")
         status, _ = await _said(tmp_path / "agent.sock", b"GET /memory HTTP/1.1\r\n\r\n")
         assert status == 200
     assert len(crowd) == 150_000
