@@ -29,6 +29,15 @@ def worker(number: str, **state: float) -> list[Sample]:
     return [sample(f"proxywatch_worker_{name}", value, worker=number) for name, value in {**values, **state}.items()]
 
 
+def oom_killed(number: str, ago: float) -> list[Sample]:
+    """The kernel killed a process of this worker so many seconds before the scene began."""
+    where = {"worker": number, "unit": "llm-proxy.service"}
+    return [
+        sample("proxywatch_worker_oom_killed_process_id", 4711, **where),
+        sample("proxywatch_worker_oom_killed_timestamp_seconds", T0 - ago, **where),
+    ]
+
+
 def leak(slope: float, shape: str, window: float, target: str = "worker:llm-proxy/0") -> list[Sample]:
     values = {"slope_bytes_per_hour": slope, "confidence": 0.8, "window_seconds": window}
     return [
@@ -167,6 +176,11 @@ SCENES = {
         [sample("probe_success", 0, probe="dns", kind="dns")], 150, {"ProbeFailing": ("warning", "probe:dns")},
     ),
     "worker dead": ([*worker("0"), *worker("1", up=0, serving=0)], 0, {"WorkerDown": ("critical", W)}),
+    "worker killed for want of memory": (
+        [*worker("0"), *oom_killed("1", 2), *worker("1", up=0, serving=0)], 0,
+        {"WorkerDown": ("critical", W), "WorkerOutOfMemory": ("warning", W)},
+    ),
+    "worker killed for want of memory a while ago": ([*worker("0"), *worker("1"), *oom_killed("1", 60)], 0, {}),
     "worker hung": ([*worker("0"), *worker("1", responsive=0)], 15, {"WorkerHung": ("critical", W)}),
     "worker starting": ([*worker("0"), *worker("1", responsive=0, serving=0)], 15, {}),
     "worker crash-looping": (

@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 HOME = Path("/opt/proxywatch")
 PYTHON = Path("/opt/python")
 DEPENDENCIES = Path("/opt/dependencies")
-BOOT_SECONDS = 60.0
+BOOT_SECONDS = 120.0
 COMMAND_SECONDS = 60.0
 GROUP_PREFIX = "proxywatch-lab-"
 _NUMBERS = itertools.count()
@@ -196,8 +196,8 @@ class BootedSystem:
     def await_journal(self, *match: str, seconds: float, since: str | None = None) -> dict[str, Any]:
         """The first entry that matches, of those there are and those that come. AssertionError after `seconds`."""
         # As above: after a cursor the first match would be lost.
-        chosen = ("--lines=all", *match) if since is None else (f"--after-cursor={since}",)
-        argv = self.command("journalctl", "--follow", "--output=json", "--all", *chosen)
+        chosen = match if since is None else (f"--after-cursor={since}",)
+        argv = self.command("journalctl", "--follow", "--lines=all", "--output=json", "--all", *chosen)
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as following:
             assert following.stdout is not None
             try:
@@ -242,12 +242,14 @@ class BootedSystem:
         self.run("systemctl", "reboot", "--force", check=False)
         deadline = time.monotonic() + BOOT_SECONDS
         while time.monotonic() < deadline:
-            with contextlib.suppress(OSError, ValueError):
+            # Who asks a system that is just coming up may wait for its answer for ever.
+            with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
                 self.leader = self._find_leader()
                 self.root = Path(f"/proc/{self.leader}/root")
-                told = self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip()
-                if self.leader != before and told in {"running", "degraded"}:
-                    return
+                if self.leader != before:
+                    told = self.run("systemctl", "is-system-running", check=False, seconds=5).stdout.strip()
+                    if told in {"running", "degraded"}:
+                        return
             time.sleep(0.05)
         raise BootError(f"not booted again within {BOOT_SECONDS:g} s:\n{self._tail()}")
 
@@ -276,12 +278,15 @@ def _packages() -> Path:
 
 
 def _hierarchies() -> Iterator[Path]:
-    """The trees of control groups that systemd keeps services apart by, each at our own place in it."""
+    """The trees of control groups that systemd keeps services apart by, and the one that accounts for memory where that
+    is one of its own, each at our own place in it."""
     mounts = {}
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, where, kind, options, *_ = line.split()
-        if kind == "cgroup2" or (kind == "cgroup" and "name=systemd" in options.split(",")):
-            mounts["" if kind == "cgroup2" else "name=systemd"] = Path(where)
+        if kind == "cgroup2":
+            mounts[""] = Path(where)
+        for controllers in {"name=systemd", "memory"} & set(options.split(",") if kind == "cgroup" else ()):
+            mounts[controllers] = Path(where)
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, ours = line.split(":", 2)
         if controllers in mounts:

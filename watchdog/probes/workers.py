@@ -4,7 +4,10 @@ Per worker: `proxywatch_worker_up` (1: the process lives), `_serving` (1: the ma
 private socket answered within 800 ms; absent while it starts), `_response_seconds`, `_resident_bytes`,
 `_cpu_seconds_total`, `_threads`, `_start_time_seconds` (epoch), `_starts_total`, `_crashes_total`,
 `_consecutive_crashes`, `_backoff_seconds` (until its next start); `_uss_bytes`, `_anon_bytes` and `_open_fds`, read
-every five seconds only because they are dear. For all: `proxywatch_workers_serving`, `proxywatch_workers_expected`.
+every five seconds only because they are dear. Of the last process of the slot that the kernel killed for want of
+memory, as long as this agent runs, `_oom_killed_process_id{unit}` and `_oom_killed_timestamp_seconds{unit}` (steady
+epoch); `unit` is the unit whose control group it was in, or that group's path. For all: `proxywatch_workers_serving`,
+`proxywatch_workers_expected`.
 
 A death is announced by the kernel to us as well as to the master, and emitted within milliseconds, even while the
 master hangs. When the master does not answer, the measurement fails but still tells what can be seen without it.
@@ -24,8 +27,9 @@ from watchdog.errors import ProbeError
 from watchdog.probes import Emit, MeasurementError, ProbeContext, ProbeSettings, probes
 from watchdog.registry import Duration
 from watchdog.system import process
+from watchdog.system.oom_kills import OutOfMemoryKills
 from watchdog.system.process import ProcessIdentity, ProcessMemory
-from watchdog.system.proxy_api import MasterStatus, ProxyApi, WorkerHealth, WorkerStatus
+from watchdog.system.proxy_api import MasterStatus, ProxyApi, WorkerEvent, WorkerHealth, WorkerStatus
 from watchdog.system.worker_watch import WorkerWatch
 
 RESPONSE_LIMIT_SECONDS = 0.8
@@ -49,6 +53,15 @@ class _Reading:
     descriptors: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Killed:
+    """A process that the kernel killed for want of memory, and when we learnt of it."""
+
+    pid: int
+    unit: str
+    at: float
+
+
 @probes.register(WorkersProbeSettings)
 class WorkersProbe:
     """See the module."""
@@ -59,6 +72,8 @@ class WorkersProbe:
         self._watch = WorkerWatch()
         self._last: tuple[WorkerStatus, ...] = ()
         self._readings: dict[int, _Reading] = {}
+        self._memory_kills = OutOfMemoryKills()
+        self._killed: dict[int, _Killed] = {}
 
     async def measure(self) -> Measurement:
         api = self._context.proxy_api(self._settings.service)
@@ -94,13 +109,41 @@ class WorkersProbe:
                 )
             )
 
-        await self._watch.run(lambda: self._context.proxy_api(self._settings.service), told)
+        def exited(event: WorkerEvent) -> None:
+            self._attribute(event.slot, event.pid, event.last_exit)
+            killed = self._killed.get(event.slot)
+            if killed is not None and killed.pid == event.pid:
+                emit(self._kill_samples(event.slot))
+
+        await self._watch.run(lambda: self._context.proxy_api(self._settings.service), told, exited)
 
     def _learn(self, status: MasterStatus) -> None:
         self._last = status.workers
         self._watch.learn(status.workers)
         slots = {worker.slot for worker in status.workers}
         self._readings = {slot: reading for slot, reading in self._readings.items() if slot in slots}
+        self._killed = {slot: killed for slot, killed in self._killed.items() if slot in slots}
+        for worker in status.workers:
+            self._attribute(worker.slot, worker.last_pid, worker.last_exit)
+            if worker.pid is not None:
+                self._memory_kills.look(worker.pid)
+        self._memory_kills.forget_all_but({worker.pid for worker in status.workers if worker.pid is not None})
+
+    def _attribute(self, slot: int, pid: int | None, how: str | None) -> None:
+        """Takes in who ended; the event and the status tell of the same end, in either order."""
+        unit = self._memory_kills.ended(pid, how) if pid is not None else None
+        if pid is not None and unit is not None:
+            self._killed[slot] = _Killed(pid, unit, self._context.clock.now())
+
+    def _kill_samples(self, slot: int) -> tuple[Sample, ...]:
+        killed = self._killed.get(slot)
+        if killed is None:
+            return ()
+        labels = labels_of(worker=str(slot), unit=killed.unit)
+        return (
+            Sample("proxywatch_worker_oom_killed_process_id", killed.pid, labels),
+            Sample("proxywatch_worker_oom_killed_timestamp_seconds", killed.at, labels),
+        )
 
     async def _ask(self, api: ProxyApi, worker: WorkerStatus) -> tuple[WorkerHealth | None, str]:
         if worker.pid is None or worker.state not in ("serving", "draining"):
@@ -144,6 +187,7 @@ class WorkersProbe:
             yield Sample("proxywatch_worker_crashes_total", worker.crashes, labels)
             yield Sample("proxywatch_worker_consecutive_crashes", worker.consecutive_crashes, labels)
             yield Sample("proxywatch_worker_backoff_seconds", backoff, labels)
+        yield from self._kill_samples(worker.slot)
         if stat is not None and lives:
             yield from self._usage(worker, stat, labels)
 

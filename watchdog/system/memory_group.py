@@ -3,6 +3,7 @@ much a process may still take."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ _V2, _V1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")
 _UNLIMITED = 1 << 60
 """Version 1 tells «no limit» as a number near the largest."""
 _UNITS = (".service", ".scope", ".slice")
+_KILLS = "oom_kill"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +39,36 @@ class MemoryGroup:
     @property
     def unit(self) -> str:
         """The unit whose group it is, or the group's path where it is no unit's."""
-        parts = [part for part in self.path.split("/") if part.endswith(_UNITS)]
-        return parts[-1] if parts else self.path
+        return _unit_of(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class KillCount:
+    """How many processes of a group the kernel has killed for want of memory; cheap enough to be read all the time."""
+
+    file: Path
+    unit: str
+    kills: int
+
+    def now(self) -> int | None:
+        """The same count, read again; None when the group has gone. Needs none of its processes to live."""
+        return _count(self.file, _KILLS)
 
 
 def memory_group(pid: int, *, proc: Path = Path("/proc"), v2: Path = _V2, v1: Path = _V1) -> MemoryGroup | None:
     """The nearest group above the process that accounts for memory; None where none does. Raises OSError when the
     process has gone. `proc`, `v2` and `v1` are seams."""
-    for line in read_small(str(proc / str(pid) / "cgroup")).decode().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if "memory" in controllers.split(","):
-            found = _read(v1, path, _NAMES_1)
-        elif controllers == "":
-            found = _read(v2, path, _NAMES_2)
-        else:
-            continue
-        if found is not None:
-            return found
+    found = (_read(root, path, names) for root, path, names in _places(pid, proc, v2, v1))
+    return next((group for group in found if group is not None), None)
+
+
+def kill_count(pid: int, *, proc: Path = Path("/proc"), v2: Path = _V2, v1: Path = _V1) -> KillCount | None:
+    """That of the group which `memory_group` finds. Raises OSError when the process has gone."""
+    for root, path, names in _places(pid, proc, v2, v1):
+        file = root / path.lstrip("/") / names.events
+        kills = _count(file, _KILLS)
+        if kills is not None:
+            return KillCount(file, _unit_of(path), kills)
     return None
 
 
@@ -94,9 +109,24 @@ _NAMES_1 = _Names(
 )
 
 
+def _places(pid: int, proc: Path, v2: Path, v1: Path) -> Iterator[tuple[Path, str, _Names]]:
+    """Where the memory of a process may be accounted for: root, path and names of the files."""
+    for line in read_small(str(proc / str(pid) / "cgroup")).decode().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            yield v1, path, _NAMES_1
+        elif controllers == "":
+            yield v2, path, _NAMES_2
+
+
+def _unit_of(path: str) -> str:
+    parts = [part for part in path.split("/") if part.endswith(_UNITS)]
+    return parts[-1] if parts else path
+
+
 def _read(root: Path, path: str, names: _Names) -> MemoryGroup | None:
     directory = root / path.lstrip("/")
-    kills = _count(directory / names.events, "oom_kill")
+    kills = _count(directory / names.events, _KILLS)
     if kills is None:
         return None
     used, limit, peak = (_bytes(directory / name) for name in (names.used, names.limit, names.peak))

@@ -14,6 +14,9 @@ from watchdog.system.proxy_api import MasterStatus, ProxyApi, WorkerEvent, Worke
 Told = Callable[[int, bool, bool], None]
 """Takes slot, whether its process lives, and whether it serves."""
 
+Exited = Callable[[WorkerEvent], None]
+"""Takes what the master tells of a process that has ended, how it did included."""
+
 _RETRY_FIRST_SECONDS = 0.1
 _RETRY_MOST_SECONDS = 5.0
 
@@ -25,10 +28,12 @@ class WorkerWatch:
         self._current: dict[int, ProcessIdentity] = {}
         self._waiters: dict[ProcessIdentity, asyncio.Task[None]] = {}
         self._told: Told | None = None
+        self._exited: Exited | None = None
 
-    async def run(self, api: Callable[[], ProxyApi], told: Told) -> None:
-        """Runs until it is cancelled, whatever happens to the proxy. `told` is called once per change."""
-        self._told = told
+    async def run(self, api: Callable[[], ProxyApi], told: Told, exited: Exited) -> None:
+        """Runs until it is cancelled, whatever happens to the proxy. `told` is called once per change, `exited` for
+        each end that the master knows of, after `told`."""
+        self._told, self._exited = told, exited
         for slot, identity in self._current.items():
             self._wait_for(slot, identity)
         delay = _RETRY_FIRST_SECONDS
@@ -42,7 +47,7 @@ class WorkerWatch:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _RETRY_MOST_SECONDS)
         finally:
-            self._told = None
+            self._told = self._exited = None
             waiters, self._waiters = list(self._waiters.values()), {}
             for waiter in waiters:
                 waiter.cancel()
@@ -69,6 +74,8 @@ class WorkerWatch:
                 current = self._current.get(event.slot)
                 if current is not None and current.pid == event.pid:
                     self._ended(event.slot, current)
+                if self._exited is not None:
+                    self._exited(event)
 
     def _stands_for(self, slot: int, pid: int, *, serves: bool) -> ProcessIdentity | None:
         """In a graceful recycle the old process stands for the slot until the new one serves."""

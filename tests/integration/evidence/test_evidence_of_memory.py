@@ -79,7 +79,8 @@ async def test_a_worker_killed_for_want_of_memory_is_attributed(group: Path, tmp
         context = replace(context, proxies={"web": Master(master.pid, dead)})  # type: ignore[dict-item]
         (after,) = (await taken(fresh(tmp_path, "after"), context, "out_of_memory")).values()
         assert after.startswith(
-            f"out of memory: the kernel killed a process of {group.name} (limit 24.0 MiB, peak 24.0 MiB"
+            f"the kernel has killed a process of {group.name} for want of memory since its start "
+            "(limit 24.0 MiB, peak 24.0 MiB"
         )
         assert f"; worker 0, pid {hog.pid}, ended by signal 9" in after
     finally:

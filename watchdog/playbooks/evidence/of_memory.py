@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 
 from watchdog.actions import ActionContext
@@ -11,19 +12,23 @@ from watchdog.system.command import run_command
 from watchdog.system.memory_agent import MemoryAgent
 from watchdog.system.memory_answers import AgentMemory
 from watchdog.system.memory_group import MemoryGroup, memory_group
+from watchdog.system.process import read_stat
 from watchdog.system.proxy_api import MasterStatus
 from watchdog.units import format_bytes
 
 KERNEL_SECONDS = 2.0
+_BURIAL_SECONDS, _BURIAL_LOOKS = 1.0, 20
+"""A master that is starved of the processor is a little later to hear of a death than we are."""
 KERNEL_SINCE = "-10min"
 _KILLED = "[Oo]ut of memory: Killed process"
 _SIGKILL = re.compile(r"\bsignal 9\b")
 
 
 async def out_of_memory(context: ActionContext) -> str:
-    """Kills by the limit of the service's control group since that was made, which for a unit is its last start; the
-    workers that ended by such a signal, with their pids; and what the kernel's own log says where it may be read."""
-    master = await _master(context)
+    """Kills for want of memory in the service's control group since that was made, which for a unit is its last start;
+    the workers that ended by such a signal, with their pids; and what the kernel's own log says where it may be read.
+    Whether a worker's death was one of these the probe `workers` finds out, and the alert WorkerOutOfMemory says."""
+    master, kernel = await asyncio.gather(_master(context), _kernel())
     pid = master.pid if master is not None else await _service_pid(context)
     group = None if pid is None else await asyncio.to_thread(memory_group, pid)
     killed = [
@@ -31,11 +36,9 @@ async def out_of_memory(context: ActionContext) -> str:
         for worker in (master.workers if master is not None else ())
         if worker.last_exit and _SIGKILL.search(worker.last_exit)
     ]
-    kernel = await _kernel()
     if group is None or not group.oom_kills:
         return "\n".join([_none(group), *kernel])
-    suspects = f"; {'; '.join(killed)}" if killed else ""
-    return "\n".join([_told(group) + suspects, *kernel])
+    return "\n".join(["; ".join([_told(group), *killed]), *kernel])
 
 
 async def process_memory(context: ActionContext) -> str:
@@ -59,10 +62,20 @@ def _figures(agent: MemoryAgent, memory: AgentMemory) -> str:
 
 
 async def _master(context: ActionContext) -> MasterStatus | None:
-    try:
-        return await context.proxy.status()
-    except (ActionError, ProbeError):
-        return None
+    """Once it knows of the death that we may have seen before it; as it is if that does not come soon."""
+    status = None
+    with contextlib.suppress(ActionError, ProbeError):
+        for _ in range(_BURIAL_LOOKS):
+            status = await context.proxy.status()
+            if all(worker.pid is None or _alive(worker.pid) for worker in status.workers):
+                break
+            await asyncio.sleep(_BURIAL_SECONDS / _BURIAL_LOOKS)
+    return status
+
+
+def _alive(pid: int) -> bool:
+    stat = read_stat(pid)
+    return stat is not None and stat.state not in "ZX"
 
 
 async def _service_pid(context: ActionContext) -> int | None:
@@ -77,7 +90,8 @@ def _told(group: MemoryGroup) -> str:
         for name, value in (("limit", group.limit), ("peak", group.peak), ("now", group.used))
         if value is not None
     ]
-    return f"out of memory: the kernel killed {count} of {group.unit} ({', '.join(figures) or 'no limit of its own'})"
+    said = ", ".join(figures) or "no limit of its own"
+    return f"the kernel has killed {count} of {group.unit} for want of memory since its start ({said})"
 
 
 def _none(group: MemoryGroup | None) -> str:

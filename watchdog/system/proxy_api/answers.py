@@ -70,6 +70,7 @@ class WorkerEvent(Answer):
     slot: int
     pid: int | None = None
     at: float
+    last_exit: str | None = None
 
 
 class WorkerHealth(Answer):
