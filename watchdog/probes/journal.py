@@ -157,7 +157,8 @@ class JournalProbe:
 
     async def _follow(self, emit: Emit) -> None:
         """One journalctl, until it ends; then `_trouble` says why."""
-        start = ("--after-cursor", self._cursor) if self._cursor else ("--lines", "0")
+        # Following begins with the last ten lines unless it is told otherwise, after a cursor too.
+        start = ("--lines", "all", "--after-cursor", self._cursor) if self._cursor else ("--lines", "0")
         matches = self._settings.matches.values()
         fields = {"MESSAGE", "MESSAGE_ID", "PRIORITY"}.union(*(match.fields for match in matches))
         fields.update(match.by for match in matches if match.by)

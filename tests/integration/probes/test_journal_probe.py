@@ -143,7 +143,7 @@ async def test_the_place_outlives_the_agent(tmp_path: Path, http: HttpClient, fa
             pass
     first, second = calls(tmp_path)
     assert first[-2:] == ["--lines", "0"]
-    assert second[-2:] == ["--after-cursor", "c1"]
+    assert second[-4:] == ["--lines", "all", "--after-cursor", "c1"]
     assert facts.get("journal_cursor:j") == "c9"
 
 
