@@ -236,10 +236,10 @@ class BootedSystem:
         return pid
 
     def reboot(self) -> None:
-        """Boots it again without stopping its units first; what is on its disk stays. BootError."""
+        """Boots it again at once, as after a cut of the power; what is on its disk stays. BootError."""
         before = self.leader
         # It ends whoever asked, too.
-        self.run("systemctl", "reboot", "--force", check=False)
+        self.run("systemctl", "reboot", "--force", "--force", check=False)
         deadline = time.monotonic() + BOOT_SECONDS
         while time.monotonic() < deadline:
             # Who asks a system that is just coming up may wait for its answer for ever.

@@ -104,7 +104,7 @@ async def test_it_inherits_no_input() -> None:
 _MORTAL = """
 import asyncio, sys
 from watchdog.system.command import run_command
-asyncio.run(run_command(["sh", "-c", "echo $$ > " + sys.argv[1] + "; sleep 600; true"], timeout=600, outlives_us=False))
+asyncio.run(run_command(["sh", "-c", "echo $$ > " + sys.argv[1] + "; sleep 60; true"], timeout=600, outlives_us=False))
 """
 
 
