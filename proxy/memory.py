@@ -31,7 +31,7 @@ import warnings
 import zlib
 from array import array
 from bisect import bisect
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -69,8 +69,8 @@ _BYTES_OF_A_TRACE = 112
 """What tracemalloc keeps for one living block: an entry, a trace and their malloc overhead (measured, CPython 3.11)."""
 _AT_ONCE = 6
 """So many times the size of tracemalloc's tables are taken when all traces are read at once (measured: 4.4)."""
-_PART = 65_536
-"""So many traces are read at a time."""
+_PART = 8_192
+"""So many traces are read at a time: what the processor's nearer caches hold."""
 _LARGE_BYTES = 512
 """A census also counts what the collector does not track, strings say, from this size on."""
 _BEAT_SECONDS = 0.005
@@ -422,7 +422,9 @@ def _be_child(
         _forget_parent(pipe)
         try:
             _restrain(allowance)
-            document = work() | {"child_nice": os.getpriority(os.PRIO_PROCESS, 0)}
+            growth = _Growth.begin()
+            document = work()
+            document |= {"child_nice": os.getpriority(os.PRIO_PROCESS, 0), "child_peak_bytes": growth.peak_bytes()}
         except Refused as refused:
             document = {"status": refused.status, "error": str(refused)}
         except MemoryError:
@@ -490,19 +492,16 @@ class _Totals:
 
     def __init__(self) -> None:
         self.cells: dict[Any, list[int]] = {}
-        self.traces = 0
 
     def add(self, traces: list[Any]) -> None:
         """`traces` as tracemalloc gives them: (domain, size, frames, …)."""
-        cells = self.cells
+        sizes: defaultdict[Any, list[int]] = defaultdict(list)
         for trace in traces:
-            cell = cells.get(trace[2])
-            if cell is None:
-                cells[trace[2]] = [trace[1], 1]
-            else:
-                cell[0] += trace[1]
-                cell[1] += 1
-        self.traces += len(traces)
+            sizes[trace[2]].append(trace[1])
+        for frames, those in sizes.items():
+            cell = self.cells.setdefault(frames, [0, 0])
+            cell[0] += sum(those)
+            cell[1] += len(those)
 
     @property
     def bytes(self) -> int:
@@ -578,6 +577,7 @@ class _Interpreter:
     def find_table(self) -> int:
         """The table's address; it begins with the number of entries, of buckets, and the address of these."""
         areas: list[tuple[int, int, bool]] = []
+        spans: list[tuple[int, int]] = []
         previous = (0, "")
         for row in Path("/proc/self/maps").read_text().splitlines():
             span, access, _, _, _, *names = row.split(maxsplit=5)
@@ -586,14 +586,16 @@ class _Interpreter:
             if access.startswith("rw"):
                 after = previous[0] == low and not name
                 areas.append((low, high, low <= self.runtime < high or (after and bool(areas) and areas[-1][2])))
+                if not name or name.startswith("["):  # where malloc has its memory from
+                    spans.append((low, high))
             previous = (high, name)
-        lows = [low for low, _, _ in areas]
+        lows = [low for low, _ in spans]
         found: list[tuple[int, int]] = []
         for low, high, _ in (area for area in areas if area[2]):
-            for address in memoryview(self.ctypes.string_at(low, high - low)).cast("Q"):
+            for address in set(memoryview(self.ctypes.string_at(low, high - low)).cast("Q")):
                 at = bisect(lows, address) - 1
-                inside = address % 16 == 0 and at >= 0 and address + 80 <= areas[at][1]
-                if inside and self.ctypes.string_at(address + 32, 24) == self.signature:
+                inside = at >= 0 and address + 80 <= spans[at][1]
+                if inside and address % 16 == 0 and self.ctypes.string_at(address + 32, 24) == self.signature:
                     found.append((self.ctypes.c_uint64.from_address(address).value, address))
         if not found:
             raise _UnknownTables("the table of traces was not found")
@@ -620,7 +622,6 @@ def _interpreter() -> _Interpreter | None:
 def _take(file: Path, header: Document, known_bytes: int, table_at: int | None) -> Document:
     """For the child: reads the traces, in parts unless `table_at` is None, writes them, and says what it took. What
     this file and tracemalloc themselves have allocated is left out."""
-    growth = _Growth.begin()
     try:
         totals, table = (_all_traces(), 0) if table_at is None else _traces_in_parts(known_bytes, table_at)
     except _UnknownTables as unknown:
@@ -630,7 +631,7 @@ def _take(file: Path, header: Document, known_bytes: int, table_at: int | None) 
     header["traces"] = sum(count for _, count in cells.values())
     header["traced_bytes"] = sum(size for size, _ in cells.values())
     write_snapshot(file, header, cells)
-    return {**header, "child_peak_bytes": growth.peak_bytes(), "bytes_on_disk": file.stat().st_size, "table": table}
+    return {**header, "bytes_on_disk": file.stat().st_size, "table": table}
 
 
 @dataclass(frozen=True, slots=True)
@@ -779,7 +780,6 @@ def compare(older: Snapshot, newer: Snapshot, top: int) -> Document:
 def _count_types(top: int) -> Document:
     """For the child: living objects by type, settled ones too. The collector tracks containers only, so what they
     hold of large untracked objects is counted as well, each once."""
-    growth = _Growth.begin()
     gc.unfreeze()
     objects = gc.get_objects()
     counts, sizes = Counter(map(type, objects)), Counter[type]()
@@ -799,7 +799,6 @@ def _count_types(top: int) -> Document:
             for kind, size in sizes.most_common(top)
         ],
         "pymalloc": _small_blocks(),
-        "child_peak_bytes": growth.peak_bytes(),
     }
 
 
@@ -1381,9 +1380,14 @@ class MemoryAgent:
             files.append(self._directory / name)
         unpacked = sum(file.stat().st_size for file in files if file.exists()) * 40
 
+        untraced = self._in_parts and _tracemalloc.is_tracing()
+
         def work() -> Document:
+            if untraced and (python := _interpreter()) is not None:
+                python.take_off_hooks()  # else the child would write all through the tables that it shares
             return compare(read_snapshot(files[0]), read_snapshot(files[1]), top)
 
+        _interpreter()
         return await self._in_child("compare", work, _BASE_BYTES + unpacked)
 
     # a socket of its own

@@ -12,6 +12,7 @@ from tests.bench import (
     first_action,
     footprint,
     guard_cost,
+    leak_cost,
     leak_under_load,
     probes_cost,
     recovery,
@@ -32,6 +33,7 @@ _PARTS: dict[str, Callable[[bool, Path | None], Iterator[Figure]]] = {
     "action": lambda quick, _: first_action.measure(quick),
     "probes": lambda quick, _: probes_cost.measure(quick),
     "storm": lambda quick, _: storm.measure(quick),
+    "leak-cost": lambda quick, _: leak_cost.measure(quick),
     "leak-load": lambda quick, _: leak_under_load.measure(quick),
 }
 _AGENT = ("guards", "action", "probes", "storm")

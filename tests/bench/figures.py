@@ -135,4 +135,7 @@ upstream are not counted. llm-proxy has everything on: a caller's key, limits, c
 writes its access log; the gateways run as installed, one process each, the caller's key checked. Streams are
 not buffered. Monit runs at a 1 s cycle and restarts all of llm-proxy by a start script; kills come at random points
 of its cycle. Times to repair are medians, with the range behind them; asking goes on every millisecond over fresh
-connections. Nothing here is asserted: a missed aim is written down as missed."""
+connections. Snapshots of traced memory are taken and compared in a fresh process a side, through the agent's calls and
+with `take_snapshot` twice and `compare_to(…, "lineno")`, both at the lowest priority; what each takes is its peak above
+that of a process which traces the same blocks and takes none, with the child's own pages at their most added to ours.
+Nothing here is asserted: a missed aim is written down as missed; only that both name the same lines is."""
