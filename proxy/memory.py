@@ -31,7 +31,7 @@ import warnings
 import zlib
 from array import array
 from bisect import bisect
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -75,6 +75,10 @@ _LARGE_BYTES = 512
 """A census also counts what the collector does not track, strings say, from this size on."""
 _BEAT_SECONDS = 0.005
 _COUNTING_SECONDS = 0.01
+_FEW_OBJECTS = 100_000
+"""So many are looked at by the collector, or freed, within some ten milliseconds."""
+_PORTION = 10_000
+"""So many objects are looked at at a time."""
 _SLICE = 256
 """So many descriptors or tasks are looked at before the service gets its turn."""
 
@@ -140,17 +144,17 @@ def heap() -> Document | None:
     }
 
 
-def collect() -> Document:
-    """A full collection, then malloc's free pages given back to the kernel."""
+def collect(generation: int = 2) -> Document:
+    """A collection, a full one unless told otherwise, then malloc's free pages given back to the kernel."""
     before = footprint().uss_bytes
-    lost = gc.get_stats()[2]["uncollectable"]
+    lost = gc.get_stats()[generation]["uncollectable"]
     began = time.perf_counter()
-    collected = gc.collect()
+    collected = gc.collect(generation)
     _trim()
     pause = time.perf_counter() - began
     return {
         "collected": collected,
-        "uncollectable": gc.get_stats()[2]["uncollectable"] - lost,
+        "uncollectable": gc.get_stats()[generation]["uncollectable"] - lost,
         "before_bytes": before,
         "after_bytes": footprint().uss_bytes,
         "pause_ms": _milliseconds(pause),
@@ -256,6 +260,24 @@ def _libc() -> Any:
     return libc
 
 
+@dataclass(frozen=True, slots=True)
+class _Collector:
+    """Takes an object off the collector's lists, and puts one on the list of the youngest (CPython's stable ABI)."""
+
+    untrack: Callable[[object], None]
+    track: Callable[[object], None]
+
+
+@cache
+def _collector() -> _Collector:
+    import ctypes
+
+    python = ctypes.PyDLL(None)
+    for function in (python.PyObject_GC_UnTrack, python.PyObject_GC_Track):
+        function.argtypes, function.restype = [ctypes.py_object], None
+    return _Collector(python.PyObject_GC_UnTrack, python.PyObject_GC_Track)
+
+
 def _tracked_objects() -> int:
     return len(gc.get_objects()) + gc.get_freeze_count()
 
@@ -334,15 +356,15 @@ class _Child:
             os.waitpid(self.pid, 0)
             raise Refused(503, f"cannot watch the child: {error.strerror}") from error
 
-    async def answer(self) -> Document:
-        """What its work returned. Refused if it says so, died or took too long; it is gone afterwards in any case."""
+    async def answer(self, seconds: float) -> Document:
+        """What its work returned. Refused if it says so, died or took longer than that."""
         try:
-            async with asyncio.timeout(_CHILD_SECONDS):
+            async with asyncio.timeout(seconds):
                 text = await self._received()
                 await _readable(self._pidfd)
             code = self._reap()
         except TimeoutError:
-            raise Refused(500, f"the child was not ready after {_CHILD_SECONDS:g} s and was killed") from None
+            raise Refused(500, f"the child was not ready after {seconds:g} s and was killed") from None
         finally:
             os.close(self._read_end)
         if not text:
@@ -389,6 +411,33 @@ class _Child:
                 return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             except ChildProcessError:
                 return 0
+
+
+async def _collect_these(objects: list[object], pause: _Pause) -> Document:
+    """Puts them among the youngest, lets go of them, and collects these; while it holds them no other collection may
+    come, which would take them for alive."""
+    collector, enabled = _collector(), gc.isenabled()
+    gc.disable()
+    try:
+        for first in range(0, len(objects), _PORTION):
+            with pause.counted():
+                part = objects[first : first + _PORTION]
+                deque(map(collector.untrack, part), maxlen=0)
+                deque(map(collector.track, part), maxlen=0)
+                del part
+            await asyncio.sleep(0)
+        objects.clear()
+        return collect(0)
+    finally:
+        if enabled:
+            gc.enable()
+
+
+async def _let_go(objects: list[object]) -> None:
+    """In portions, so that the service goes on: each is written to."""
+    while objects:
+        del objects[-_PORTION:]
+        await asyncio.sleep(0)
 
 
 class ChildDied(Refused):
@@ -802,6 +851,36 @@ def _count_types(top: int) -> Document:
     }
 
 
+def _find_garbage(objects: list[object]) -> Document:
+    """For the child: which of all `objects`, by their places, a full collection would free. Found as the collector does
+    it (what has more references than the others hold is alive, and so is all that it leads to), but no finalizer is
+    run. None where they are too many."""
+    untrack = _collector().untrack
+    untrack(objects)  # what this list holds is not alive by that
+    alone = next(map(sys.getrefcount, [object()]))
+    once = array("q", map(sys.getrefcount, objects))
+    held = list(filter(gc.is_tracked, _referents(objects)))
+    twice = array("q", map(sys.getrefcount, objects))  # now what the others hold counts double
+    alive = [one for one, count, more in zip(objects, once, twice, strict=True) if count - (more - count) > alone]
+    del held, once, twice
+    while alive:
+        part = alive[-_PORTION:]
+        del alive[-_PORTION:]
+        for one in part:
+            untrack(one)
+        for one in filter(gc.is_tracked, gc.get_referents(*part)):
+            untrack(one)
+            alive.append(one)
+    garbage = [place for place, one in enumerate(objects) if gc.is_tracked(one)]
+    return {"found": len(garbage), "places": garbage if len(garbage) <= _FEW_OBJECTS else None}
+
+
+def _referents(objects: Sequence[object]) -> Iterator[object]:
+    """What they hold, each as often as it is held."""
+    for first in range(0, len(objects), _PORTION):
+        yield from gc.get_referents(*objects[first : first + _PORTION])
+
+
 def _size(one: object) -> int:
     try:
         return sys.getsizeof(one)
@@ -1063,10 +1142,11 @@ class MemoryAgent:
         name: str = "0",
         keep: int = 48,
         room: Callable[[], int] = head_room,
+        search_seconds: float = 10.0,
     ) -> None:
         """Snapshots go to `directory`, the newest `keep` of them (64 MiB at most) for each `name`, which tells agents
         that share a directory apart. `requests` counts what the service has served; `room` tells how many bytes it may
-        still take."""
+        still take. A child looks for garbage for `search_seconds` at most, before everything is collected at once."""
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise ValueError(f"the agent's name {name!r} must be made of letters, digits, _ and -")
         self._directory = directory
@@ -1074,6 +1154,7 @@ class MemoryAgent:
         self._name = name
         self._keep = keep
         self._room = room
+        self._search_seconds = search_seconds
         self._trace: _Trace | None = None
         self._ending = threading.Lock()
         self._busy = ""
@@ -1099,7 +1180,7 @@ class MemoryAgent:
                 case "GET", "memory":
                     return 200, self._figures()
                 case "POST", "gc":
-                    return 200, self._noted("gc", collect())
+                    return 200, self._noted("gc", await self._collect())
                 case "POST", "memory", "trim":
                     return 200, self._noted("trim", trim())
                 case "POST", "memory", "census":
@@ -1184,7 +1265,9 @@ class MemoryAgent:
 
     # children
 
-    async def _in_child(self, what: str, work: Callable[[], Document], allowance: int) -> Document:
+    async def _in_child(
+        self, what: str, work: Callable[[], Document], allowance: int, seconds: float = _CHILD_SECONDS
+    ) -> Document:
         """What `work` answers in a child, with the pause that it cost here. Refused: 409 while another is at work,
         503 without the memory that the child may need and what both may come to hold twice."""
         if self._busy:
@@ -1198,7 +1281,7 @@ class MemoryAgent:
             async with _beating(pause):
                 await asyncio.sleep(0)  # what led here is no part of the pause
                 self._child = _Child(work, allowance, pause)
-                document = await self._child.answer()
+                document = await self._child.answer(seconds)
         finally:
             if self._child is None or self._child.reaped:
                 self._left()
@@ -1217,6 +1300,18 @@ class MemoryAgent:
         await child.gone()
         self._left()
 
+    def _untraced(self, work: Callable[[], Document]) -> Callable[[], Document]:
+        """What a child allocates is not traced; else it would write all through the tables that it shares."""
+        python = _interpreter() if self._in_parts and _tracemalloc.is_tracing() else None
+        if python is None:
+            return work
+
+        def quietly() -> Document:
+            python.take_off_hooks()
+            return work()
+
+        return quietly
+
     def _left(self) -> None:
         self._child, self._busy = None, ""
         self._idle.set()
@@ -1226,10 +1321,39 @@ class MemoryAgent:
         if room < needed:
             raise Refused(503, f"{what} may need {needed // _MIB} MiB, and {room // _MIB} MiB are free to this process")
 
+    async def _collect(self) -> Document:
+        """A full collection stops the process while it looks at every object. So where these are many, a child looks
+        for the garbage, and what it has found is collected together with the young. Everything at once all the same if
+        no child can be had, or it is too slow, or if freeing that much would take as long."""
+        if self._count_objects() - gc.get_freeze_count() <= _FEW_OBJECTS:
+            return collect()
+        pause = _Pause()
+        _collector()
+        allowance = _BASE_BYTES + 2 * anonymous_bytes() + 3 * sys.getallocatedblocks() * struct.calcsize("P")
+        with pause.counted():
+            objects = gc.get_objects()  # held, so that each is at its place when the child has found it
+        try:
+            search = self._untraced(lambda: _find_garbage(objects))
+            told = await self._in_child("gc", search, allowance, self._search_seconds)
+            places = told.pop("places")
+            found = None if places is None else [objects[place] for place in places]
+        except Refused as refused:
+            if refused.status == 409:
+                raise
+            told, found = {}, None
+        finally:
+            await _let_go(objects)
+        await self._idle.wait()
+        if found is None:
+            return told | collect()
+        collected = await _collect_these(found, pause)
+        pauses = (told["pause_ms"], _milliseconds(pause.longest), collected["pause_ms"])
+        return told | collected | {"pause_ms": max(pauses)}
+
     async def _census(self, top: int) -> Document:
         taken = {"taken_at": _now(), "requests": self._served()}
         allowance = _BASE_BYTES + anonymous_bytes() + 3 * sys.getallocatedblocks() * struct.calcsize("P")
-        return taken | await self._in_child("census", lambda: _count_types(top), allowance)
+        return taken | await self._in_child("census", self._untraced(lambda: _count_types(top)), allowance)
 
     async def _resources(self, top: int) -> Document:
         descriptors = _descriptors()
@@ -1380,15 +1504,10 @@ class MemoryAgent:
             files.append(self._directory / name)
         unpacked = sum(file.stat().st_size for file in files if file.exists()) * 40
 
-        untraced = self._in_parts and _tracemalloc.is_tracing()
-
         def work() -> Document:
-            if untraced and (python := _interpreter()) is not None:
-                python.take_off_hooks()  # else the child would write all through the tables that it shares
             return compare(read_snapshot(files[0]), read_snapshot(files[1]), top)
 
-        _interpreter()
-        return await self._in_child("compare", work, _BASE_BYTES + unpacked)
+        return await self._in_child("compare", self._untraced(work), _BASE_BYTES + unpacked)
 
     # a socket of its own
 

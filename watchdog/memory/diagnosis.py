@@ -25,9 +25,9 @@ COMPARED_LINES = 200
 SLACK_SECONDS = 120.0
 """The agent's own limit of tracing lies so much beyond the time that is planned."""
 STOP_SECONDS = 30.0
-MOST_COLLECTED = 300_000
-"""A full collection looks at every object and stops the process meanwhile, some 0.1 µs for each: with more objects than
-these it is left to the process itself."""
+MOST_COLLECTED = 2_000_000
+"""A collection stops the process for some 0.02 µs for each object, although a child looks for the garbage: with more
+objects than these it is left to the process itself."""
 FRAMES_OF_RESOURCES = 8
 """Sockets, tasks, threads and files are made by libraries: with one frame their line would be named, and nobody's who
 called it."""

@@ -72,7 +72,7 @@ class MemoryAgent:
         return tuple(sorted(found.snapshots, key=lambda one: one.taken_at))
 
     async def collect(self, timeout: float = 30.0) -> Collection:
-        """A full collection; stops the process as long as that takes."""
+        """A full collection; where there are many objects, of the garbage that a forked child has found."""
         return await self._do("POST", "/gc", {}, Collection, timeout)
 
     async def trim(self, timeout: float = 30.0) -> Trim:
