@@ -77,6 +77,8 @@ _BEAT_SECONDS = 0.005
 _COUNTING_SECONDS = 0.01
 _FEW_OBJECTS = 100_000
 """So many are looked at by the collector, or freed, within some ten milliseconds."""
+_LITTLE_GARBAGE = 64
+"""So few objects are left to the collector itself."""
 _PORTION = 10_000
 """So many objects are looked at at a time."""
 _SLICE = 256
@@ -146,7 +148,7 @@ def heap() -> Document | None:
 
 def collect(generation: int = 2) -> Document:
     """A collection, a full one unless told otherwise, then malloc's free pages given back to the kernel."""
-    before = footprint().uss_bytes
+    before = anonymous_bytes()
     lost = gc.get_stats()[generation]["uncollectable"]
     began = time.perf_counter()
     collected = gc.collect(generation)
@@ -156,20 +158,20 @@ def collect(generation: int = 2) -> Document:
         "collected": collected,
         "uncollectable": gc.get_stats()[generation]["uncollectable"] - lost,
         "before_bytes": before,
-        "after_bytes": footprint().uss_bytes,
+        "after_bytes": anonymous_bytes(),
         "pause_ms": _milliseconds(pause),
     }
 
 
 def trim() -> Document:
     """malloc's free pages given back to the kernel, and nothing else; what shrinks by this was fragmentation."""
-    before, heap_before = footprint().uss_bytes, heap()
+    before, heap_before = anonymous_bytes(), heap()
     began = time.perf_counter()
     _trim()
     pause = time.perf_counter() - began
     return {
         "before_bytes": before,
-        "after_bytes": footprint().uss_bytes,
+        "after_bytes": anonymous_bytes(),
         "heap_before": heap_before,
         "heap_after": heap(),
         "pause_ms": _milliseconds(pause),
@@ -852,11 +854,12 @@ def _count_types(top: int) -> Document:
 
 
 def _find_garbage(objects: list[object]) -> Document:
-    """For the child: which of all `objects`, by their places, a full collection would free. Found as the collector does
-    it (what has more references than the others hold is alive, and so is all that it leads to), but no finalizer is
-    run. None where they are too many."""
-    untrack = _collector().untrack
+    """For the child: how many of all objects a full collection would free, and if the parent holds all in `objects`,
+    their places in it, unless they are too many. Found as the collector does it (what has more references than the
+    others hold is alive, and so is all that it leads to), but no finalizer is run."""
+    untrack, held_by_parent = _collector().untrack, bool(objects)
     untrack(objects)  # what this list holds is not alive by that
+    objects += [] if held_by_parent else gc.get_objects()
     alone = next(map(sys.getrefcount, [object()]))
     once = array("q", map(sys.getrefcount, objects))
     held = list(filter(gc.is_tracked, _referents(objects)))
@@ -872,7 +875,7 @@ def _find_garbage(objects: list[object]) -> Document:
             untrack(one)
             alive.append(one)
     garbage = [place for place, one in enumerate(objects) if gc.is_tracked(one)]
-    return {"found": len(garbage), "places": garbage if len(garbage) <= _FEW_OBJECTS else None}
+    return {"found": len(garbage), "places": garbage if held_by_parent and len(garbage) <= _FEW_OBJECTS else []}
 
 
 def _referents(objects: Sequence[object]) -> Iterator[object]:
@@ -1080,7 +1083,7 @@ class _Key:
 
 _CALLS: dict[tuple[str, ...], dict[str, _Key]] = {
     ("GET", "memory"): {},
-    ("POST", "gc"): {},
+    ("POST", "gc"): {"search_seconds": _Key(float, 20, 0, _CHILD_SECONDS)},
     ("POST", "memory", "trim"): {},
     ("POST", "memory", "census"): {"top": _Key(int, 40, 1, 1000)},
     ("POST", "memory", "resources"): {"top": _Key(int, 20, 1, 1000)},
@@ -1142,11 +1145,10 @@ class MemoryAgent:
         name: str = "0",
         keep: int = 48,
         room: Callable[[], int] = head_room,
-        search_seconds: float = 10.0,
     ) -> None:
         """Snapshots go to `directory`, the newest `keep` of them (64 MiB at most) for each `name`, which tells agents
         that share a directory apart. `requests` counts what the service has served; `room` tells how many bytes it may
-        still take. A child looks for garbage for `search_seconds` at most, before everything is collected at once."""
+        still take."""
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise ValueError(f"the agent's name {name!r} must be made of letters, digits, _ and -")
         self._directory = directory
@@ -1154,7 +1156,6 @@ class MemoryAgent:
         self._name = name
         self._keep = keep
         self._room = room
-        self._search_seconds = search_seconds
         self._trace: _Trace | None = None
         self._ending = threading.Lock()
         self._busy = ""
@@ -1180,7 +1181,7 @@ class MemoryAgent:
                 case "GET", "memory":
                     return 200, self._figures()
                 case "POST", "gc":
-                    return 200, self._noted("gc", await self._collect())
+                    return 200, self._noted("gc", await self._collect(**asked))
                 case "POST", "memory", "trim":
                     return 200, self._noted("trim", trim())
                 case "POST", "memory", "census":
@@ -1321,34 +1322,39 @@ class MemoryAgent:
         if room < needed:
             raise Refused(503, f"{what} may need {needed // _MIB} MiB, and {room // _MIB} MiB are free to this process")
 
-    async def _collect(self) -> Document:
+    async def _collect(self, search_seconds: float) -> Document:
         """A full collection stops the process while it looks at every object. So where these are many, a child looks
-        for the garbage, and what it has found is collected together with the young. Everything at once all the same if
-        no child can be had, or it is too slow, or if freeing that much would take as long."""
+        whether there is garbage; only then all objects are listed, which is a shorter pause, and what another child
+        finds among them is collected together with the young. Everything at once all the same if no child can be had,
+        or one takes longer than `search_seconds`, or if freeing that much would take as long."""
         if self._count_objects() - gc.get_freeze_count() <= _FEW_OBJECTS:
             return collect()
         pause = _Pause()
+        objects: list[object] = []
         _collector()
-        allowance = _BASE_BYTES + 2 * anonymous_bytes() + 3 * sys.getallocatedblocks() * struct.calcsize("P")
-        with pause.counted():
-            objects = gc.get_objects()  # held, so that each is at its place when the child has found it
         try:
-            search = self._untraced(lambda: _find_garbage(objects))
-            told = await self._in_child("gc", search, allowance, self._search_seconds)
-            places = told.pop("places")
-            found = None if places is None else [objects[place] for place in places]
+            told = await self._search(objects, search_seconds)
+            if _LITTLE_GARBAGE < told["found"] <= _FEW_OBJECTS:
+                with pause.counted():
+                    objects = gc.get_objects()  # held, so that each is at its place when the child has found it
+                told |= await self._search(objects, search_seconds) | {"pause_ms": told["pause_ms"]}
+            found = [objects[place] for place in told.pop("places")]
         except Refused as refused:
             if refused.status == 409:
                 raise
-            told, found = {}, None
+            told, found = {"found": sys.maxsize, "pause_ms": 0.0}, []
         finally:
             await _let_go(objects)
         await self._idle.wait()
-        if found is None:
-            return told | collect()
+        if told["found"] > _FEW_OBJECTS:
+            return collect()
         collected = await _collect_these(found, pause)
         pauses = (told["pause_ms"], _milliseconds(pause.longest), collected["pause_ms"])
         return told | collected | {"pause_ms": max(pauses)}
+
+    async def _search(self, objects: list[object], seconds: float) -> Document:
+        allowance = _BASE_BYTES + 2 * anonymous_bytes() + 3 * sys.getallocatedblocks() * struct.calcsize("P")
+        return await self._in_child("gc", self._untraced(lambda: _find_garbage(objects)), allowance, seconds)
 
     async def _census(self, top: int) -> Document:
         taken = {"taken_at": _now(), "requests": self._served()}

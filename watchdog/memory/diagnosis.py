@@ -28,6 +28,8 @@ STOP_SECONDS = 30.0
 MOST_COLLECTED = 2_000_000
 """A collection stops the process for some 0.02 µs for each object, although a child looks for the garbage: with more
 objects than these it is left to the process itself."""
+SEARCH_SECONDS = 60.0
+"""So long a child may look for garbage, before everything is collected at once and the process stopped for that."""
 FRAMES_OF_RESOURCES = 8
 """Sockets, tasks, threads and files are made by libraries: with one frame their line would be named, and nobody's who
 called it."""
@@ -179,7 +181,7 @@ class _Look:
             note = "no full collection was made: with so many objects it would have stopped the process for too long"
             self.notes += [note] if note not in self.notes else []
             return None
-        collected = await self._perhaps("a collection", self.agent.collect())
+        collected = await self._perhaps("a collection", self.agent.collect(search_seconds=SEARCH_SECONDS))
         self._paused(collected.pause_ms if collected else 0.0)
         return collected
 

@@ -71,9 +71,11 @@ class MemoryAgent:
         found = await self._ask("GET", "/memory/snapshots", Snapshots, timeout)
         return tuple(sorted(found.snapshots, key=lambda one: one.taken_at))
 
-    async def collect(self, timeout: float = 30.0) -> Collection:
-        """A full collection; where there are many objects, of the garbage that a forked child has found."""
-        return await self._do("POST", "/gc", {}, Collection, timeout)
+    async def collect(self, search_seconds: float = 20.0) -> Collection:
+        """A full collection. Where there are many objects, two forked children, one after the other, may look for the
+        garbage for that long each; else the process is stopped for it."""
+        body = {"search_seconds": search_seconds}
+        return await self._do("POST", "/gc", body, Collection, 2 * search_seconds + 10.0)
 
     async def trim(self, timeout: float = 30.0) -> Trim:
         """Has malloc give free pages back."""

@@ -61,7 +61,7 @@ class AgentMemory(Answer):
 
 
 class Collection(Answer):
-    """A full collection; bytes are the process's own (USS), before it and after malloc gave back what it could."""
+    """A full collection; bytes are anonymous ones, before it and after malloc gave back what it could."""
 
     collected: int
     before_bytes: int

@@ -91,8 +91,8 @@ class WorkerCalls(Caller):
         """The worker's own figures; dearer than /proc, but readable whatever user it runs as."""
         return await self._ask(self.worker_socket(slot), "GET", "/memory", WorkerMemory, timeout)
 
-    async def collect_garbage(self, slot: int, timeout: float = 30.0) -> GarbageCollected:
-        """A full collection in one worker; its child may look for garbage for ten seconds."""
+    async def collect_garbage(self, slot: int, timeout: float = 50.0) -> GarbageCollected:
+        """A full collection in one worker; its children may look for garbage for twenty seconds, twice."""
         socket = self.worker_socket(slot)
         status, content = await self._act("/gc", None, timeout, socket)
         self._require_ok(status, content, f"{socket}: POST /gc")
