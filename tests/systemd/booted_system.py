@@ -7,6 +7,7 @@ be left behind is an empty tree of control groups, which the next one removes.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import json
@@ -198,6 +199,7 @@ class BootedSystem:
         # As above: after a cursor the first match would be lost.
         chosen = match if since is None else (f"--after-cursor={since}",)
         argv = self.command("journalctl", "--follow", "--lines=all", "--output=json", "--all", *chosen)
+        seen: collections.deque[str] = collections.deque(maxlen=60)
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as following:
             assert following.stdout is not None
             try:
@@ -205,9 +207,11 @@ class BootedSystem:
                     entry: dict[str, Any] = json.loads(line)
                     if since is None or _holds(entry, match):
                         return entry
+                    seen.append(str(entry.get("MESSAGE"))[:300])
             finally:
                 following.kill()
-        raise AssertionError(f"nothing in the journal within {seconds} s that matches {' '.join(match)}")
+        last = "\n".join(seen)
+        raise AssertionError(f"nothing in the journal within {seconds} s that matches {' '.join(match)}; last:\n{last}")
 
     def cursor(self) -> str:
         """Where the journal ends now."""
