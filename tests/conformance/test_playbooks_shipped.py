@@ -108,6 +108,10 @@ SITUATIONS: dict[str, tuple[str, dict[str, str], Scene, list[str]]] = {
         "restore-worker", WORKER, scene(**UP, **WHOLE, **SERVES, proxywatch_worker_start_time_seconds__worker__1=T0),
         ["supervisor", "recycle"],
     ),
+    "a worker has just begun to serve, and nobody has asked it yet": (
+        "restore-worker", WORKER, scene(**UP, **WHOLE, proxywatch_worker_serving__worker__1=1.0),
+        ["supervisor", "recycle"],
+    ),
     "a worker serves and does not answer": (
         "restore-worker", WORKER,
         scene(**UP, **WHOLE, **{**SERVES, "proxywatch_worker_responsive__worker__1": 0.0},
