@@ -32,7 +32,8 @@ def healed(lab: Lab) -> dict[str, Any] | None:
     found: list[dict[str, Any]] = lab.agent_says("incident", "list", "--all")["incidents"]
     if any(incident["state"] != "resolved" for incident in found):
         return None
-    return next((incident for incident in found if incident["healed"]), None)
+    wholes = (lab.agent_says("incident", "show", str(incident["id"])) for incident in found if incident["healed"])
+    return next((whole for whole in wholes if any(run["effects"] for run in whole["runs"])), None)
 
 
 def stopped(lab: Lab) -> bool:

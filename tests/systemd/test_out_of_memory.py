@@ -84,11 +84,12 @@ def test_the_worker_that_the_kernel_killed_is_named(limited: Lab) -> None:
     other = 1 - slot
     limited.run("kill", "-KILL", str(limited.workers()[other]))
     story = told(limited, slot, since)
-    (why,) = story["alert"]
-    assert f"The kernel killed worker {slot} of llm-proxy, pid {pid} of {PROXY}, for want of memory" in why
+    why = f"The kernel killed worker {slot} of llm-proxy, pid {pid} of {PROXY}, for want of memory"
+    # Whichever alert is first opens the incident.
+    assert [why in message for message in story["opened"] + story["alert"]].count(True) == 1, story
     (seen,) = [message for message in story["evidence"] if "out_of_memory:" in message]
     assert f"the kernel has killed a process of {PROXY} for want of memory since its start (limit 200.0 MiB" in seen
     told(limited, other, since)
-    assert incident(limited, slot)["alertnames"] == ["WorkerDown", "WorkerOutOfMemory"]
+    assert set(incident(limited, slot)["alertnames"]) == {"WorkerDown", "WorkerOutOfMemory"}
     assert incident(limited, other)["alertnames"] == ["WorkerDown"]
     assert limited.answer()["choices"]

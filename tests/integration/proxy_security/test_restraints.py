@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import secrets
@@ -67,12 +66,16 @@ def told(service: Service) -> list[dict[str, Any]]:
 
 
 def known(service: Service, *words: str) -> None:
-    """Waits until whoever answers, over connections of its own, says that just this is held back."""
+    """Waits until each of both workers, asked over connections of its own, says that just this is held back."""
 
     def agree() -> bool:
-        with contextlib.ExitStack() as stack:
-            clients = [stack.enter_context(plain_http.Client()) for _ in range(6)]
-            return all(client.get(service.url("/health")).json()["restraints"] == list(words) for client in clients)
+        said: dict[int, list[str]] = {}
+        for _ in range(60):
+            told = plain_http.get(service.url("/health/detailed")).json()
+            said[told["application"]["pid"]] = told["overall"]["restraints"]
+            if len(said) == 2:
+                return all(each == list(words) for each in said.values())
+        return False
 
     service.until(agree)
 
