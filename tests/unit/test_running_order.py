@@ -9,7 +9,8 @@ import pytest
 import running_order
 
 TESTS = Path(running_order.__file__).parent
-LONG = sorted(running_order.LONG)
+SECONDS = {**running_order.LONG, **running_order.ONE_CONTAINER}
+LONG = sorted(SECONDS)
 COLLECTED = [
     (file, f"{file}::{number}")
     for file in sorted([*LONG, *(f"unit/test_{number}.py" for number in range(300))])
@@ -40,9 +41,16 @@ def test_every_process_begins_with_long_files_and_ends_with_quick_ones() -> None
         assert long == sorted(long, reverse=True)
         assert not long[-1]
         stretch = {test.rpartition("::")[0] for test in order[number * each : (number + 1) * each]}
-        shares.append(sum(running_order.LONG.get(file, 0) for file in stretch))
+        shares.append(sum(SECONDS.get(file, 0) for file in stretch))
     assert max(shares) - min(shares) <= 30
-    assert sum(shares) == sum(running_order.LONG.values())
+    assert sum(shares) == sum(SECONDS.values())
+
+
+def test_those_of_one_container_run_in_one_process() -> None:
+    """Nobody else's tests come between them."""
+    order = [test.rpartition("::")[0] for test in running_order.shared_out(COLLECTED, 4)]
+    places = [place for place, file in enumerate(order) if file in running_order.ONE_CONTAINER]
+    assert places == list(range(places[0], places[0] + 8 * len(running_order.ONE_CONTAINER)))
 
 
 def test_what_is_known_to_take_long_is_there() -> None:
