@@ -39,6 +39,8 @@ def limited(lab: Lab) -> Iterator[Lab]:
         lab.serve()
         try:
             lab.run("sh", "-ec", ENTER)
+            # What other tests left behind would be taken up again, and told with what happens here.
+            lab.run("sh", "-c", "rm -f /var/lib/proxywatch/proxywatch.db*")
             lab.run("systemctl", "start", AGENT)
             yield lab
         finally:
@@ -72,8 +74,10 @@ def told(lab: Lab, slot: int, since: str) -> dict[str, list[str]]:
 
 def incident(lab: Lab, slot: int) -> dict[str, Any]:
     found = lab.agent_says("incident", "list", "--all")["incidents"]
-    (one,) = [one for one in found if one["target"] == f"worker:llm-proxy/{slot}"]
-    return one  # type: ignore[no-any-return]
+    newest: dict[str, Any] = max(
+        (one for one in found if one["target"] == f"worker:llm-proxy/{slot}"), key=lambda one: one["id"]
+    )
+    return newest
 
 
 def test_the_worker_that_the_kernel_killed_is_named(limited: Lab) -> None:
@@ -85,10 +89,10 @@ def test_the_worker_that_the_kernel_killed_is_named(limited: Lab) -> None:
     limited.run("kill", "-KILL", str(limited.workers()[other]))
     story = told(limited, slot, since)
     why = f"The kernel killed worker {slot} of llm-proxy, pid {pid} of {PROXY}, for want of memory"
-    # Whichever alert is first opens the incident.
-    assert [why in message for message in story["opened"] + story["alert"]].count(True) == 1, story
-    (seen,) = [message for message in story["evidence"] if "out_of_memory:" in message]
-    assert f"the kernel has killed a process of {PROXY} for want of memory since its start (limit 200.0 MiB" in seen
+    # Whichever alert is first opens the incident, and there may be a second run with evidence of its own.
+    assert [why in message for message in story["opened"] + story.get("alert", [])].count(True) == 1, story
+    counted = f"the kernel has killed a process of {PROXY} for want of memory since its start (limit 200.0 MiB"
+    assert any(counted in message for message in story["evidence"]), story
     told(limited, other, since)
     assert set(incident(limited, slot)["alertnames"]) == {"WorkerDown", "WorkerOutOfMemory"}
     assert incident(limited, other)["alertnames"] == ["WorkerDown"]
