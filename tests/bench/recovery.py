@@ -22,7 +22,7 @@ _PATIENCE_SECONDS = 30.0
 _PROBE_EVERY_SECONDS = 0.001
 _QUESTION = b'{"model":"demo-small","messages":[{"role":"user","content":"Are you there?"}]}'
 _REQUEST = (
-    b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nconnection: close\r\ncache-control: no-store\r\n"
+    b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncache-control: no-store\r\n"
     b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(_QUESTION), _QUESTION)
 )
 _MONITRC = """

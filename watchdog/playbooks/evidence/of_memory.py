@@ -64,12 +64,12 @@ def _figures(agent: MemoryAgent, memory: AgentMemory) -> str:
 async def _master(context: ActionContext) -> MasterStatus | None:
     """Once it knows of the death that we may have seen before it; as it is if that does not come soon."""
     status = None
-    for _ in range(_BURIAL_LOOKS):
-        with contextlib.suppress(ActionError, ProbeError):
+    with contextlib.suppress(ActionError, ProbeError):
+        for _ in range(_BURIAL_LOOKS):
             status = await context.proxy.status()
             if all(worker.pid is None or _alive(worker.pid) for worker in status.workers):
                 break
-        await asyncio.sleep(_BURIAL_SECONDS / _BURIAL_LOOKS)
+            await asyncio.sleep(_BURIAL_SECONDS / _BURIAL_LOOKS)
     return status
 
 
